@@ -1,0 +1,1 @@
+"""What a run left behind: its metrics, silent-weight statistics, figures."""

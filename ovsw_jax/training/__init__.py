@@ -1,0 +1,1 @@
+"""Runs a method on a model and a data set: step, loop and their records."""
