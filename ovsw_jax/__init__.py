@@ -1,0 +1,40 @@
+"""Binary neural networks in JAX.
+
+The flagship method is OvSW (Overcoming Silent Weights, ECCV 2024). Importing
+this package costs jax and optax; the submodules that need Flax (`nn`,
+`models`, `methods`) load when they are first used.
+
+  sign        sign estimators: a sign whose derivative is chosen
+  quantizers  latent weight -> bits * scale, activation -> +1 or -1
+  products    convolution and dot product of bits
+  optax       AGS, SAD and flip statistics as Optax transformations
+  nn          Flax layers: BinaryConv, BinaryDense, ...
+  models      the published networks
+  methods     a method of training a binary network, as a value
+"""
+
+import importlib
+import typing
+
+from ovsw_jax import optax as optax
+from ovsw_jax import products as products
+from ovsw_jax import quantizers as quantizers
+from ovsw_jax import sign as sign
+from ovsw_jax._version import __version__ as __version__
+
+if typing.TYPE_CHECKING:
+  from ovsw_jax import methods as methods
+  from ovsw_jax import models as models
+  from ovsw_jax import nn as nn
+
+_NEEDS_FLAX = ("methods", "models", "nn")
+
+
+def __getattr__(name: str):
+  if name in _NEEDS_FLAX:
+    return importlib.import_module(f"ovsw_jax.{name}")
+  raise AttributeError(f"module 'ovsw_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *_NEEDS_FLAX])

@@ -1,0 +1,9 @@
+"""The full-precision twin: real convolutions in the place of binary ones."""
+
+from ovsw_jax import nn
+from ovsw_jax.methods._method import Method
+
+
+def full_precision() -> Method:
+  """The same network with real weights and activations: the upper bound."""
+  return Method("full_precision", nn.RealConv, binary=False)

@@ -1,0 +1,47 @@
+"""OvSW and its two halves: AGS and SAD on the gradient, nothing elsewhere.
+
+Xiang et al., `OvSW: Overcoming Silent Weights for Accurate Binary Neural
+Networks <https://arxiv.org/abs/2407.05257>`_, ECCV 2024. The binary layer is
+the same with and without them, so the vanilla network is the fair baseline.
+"""
+
+from ovsw_jax import nn
+from ovsw_jax import optax as transforms
+from ovsw_jax.methods._method import Method
+
+_MASK = transforms.binary_mask()
+
+
+def vanilla() -> Method:
+  """OvSW's network trained with the plain straight-through gradient."""
+  return Method("vanilla", nn.BinaryConv)
+
+
+def ags(delta: float = 0.04) -> Method:
+  """Adaptive gradient scaling alone; see `ovsw_jax.optax.ags`."""
+  return Method("ags", nn.BinaryConv, transforms.ags(delta, mask=_MASK))
+
+
+def sad(
+  weight: float = 9e-4, momentum: float = 0.999, threshold: float = 1e-4
+) -> Method:
+  """Silence-aware decaying alone; see `ovsw_jax.optax.sad`."""
+  return Method(
+    "sad",
+    nn.BinaryConv,
+    transforms.sad(weight, momentum, threshold, mask=_MASK),
+  )
+
+
+def ovsw(
+  delta: float = 0.04,
+  weight: float = 9e-4,
+  momentum: float = 0.999,
+  threshold: float = 1e-4,
+) -> Method:
+  """OvSW: adaptive gradient scaling, then silence-aware decaying."""
+  return Method(
+    "ovsw",
+    nn.BinaryConv,
+    transforms.ovsw(delta, weight, momentum, threshold, mask=_MASK),
+  )

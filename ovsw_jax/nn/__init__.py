@@ -1,0 +1,17 @@
+"""Flax (linen) layers of binary networks.
+
+Binary layers hold their real-valued weights in a parameter named `latent`, by
+which the optimizer transforms find them. The other layers differ from Flax's
+own only where the published networks need it.
+"""
+
+from ovsw_jax.nn._binary import BinaryConv as BinaryConv
+from ovsw_jax.nn._binary import BinaryDense as BinaryDense
+from ovsw_jax.nn._geometry import conv_geometry as conv_geometry
+from ovsw_jax.nn._initializers import he_normal as he_normal
+from ovsw_jax.nn._initializers import torch_uniform as torch_uniform
+from ovsw_jax.nn._real import BatchNorm as BatchNorm
+from ovsw_jax.nn._real import Dense as Dense
+from ovsw_jax.nn._real import PReLU as PReLU
+from ovsw_jax.nn._real import RealConv as RealConv
+from ovsw_jax.nn._real import hardtanh as hardtanh

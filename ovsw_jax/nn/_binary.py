@@ -1,0 +1,183 @@
+"""Layers of binary activations and binary weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ovsw_jax import products, quantizers
+from ovsw_jax.nn import _geometry, _initializers
+
+Dtype = Any
+OutputScale = quantizers.OutputScale | Literal["learned"] | None
+
+
+def _quantize_weight(
+  module: nn.Module,
+  latent: jax.Array,
+  weight_quantizer: quantizers.WeightQuantizer,
+  output_scale: OutputScale,
+  progress: jax.typing.ArrayLike,
+) -> quantizers.Quantized:
+  """Bits and the whole scale that the product is multiplied by."""
+  bits, scale = weight_quantizer(latent, progress)
+  if output_scale == "learned":
+    scale = scale * module.param(
+      "output_scale", lambda key: quantizers.mean_magnitude(latent)
+    )
+  elif output_scale is not None:
+    scale = scale * output_scale(latent)
+  return quantizers.Quantized(bits, scale)
+
+
+class BinaryConv(nn.Module):
+  """2-D convolution of binary activations with binary weights.
+
+  The input is binarized by `activation_quantizer`, the parameter `latent` of
+  shape (height, width, in / groups, features) by `weight_quantizer`; their
+  convolution is multiplied by the weight's scale and the output scale. Padding
+  is with zeros *after* binarization, so border taps count nothing. The
+  defaults are OvSW's layer.
+
+  Input shape (batch, height, width, in), any float dtype; output float32
+  (float64 for float64). Call with `train=True` in training: the activation
+  quantizer normalizes then.
+
+  Attributes:
+    features: number of output channels.
+    kernel_size: one integer or a pair.
+    strides: one integer or a pair.
+    padding: an integer, a pair, or ((top, bottom), (left, right)); `None` is
+      symmetric and keeps the size at stride 1.
+    kernel_dilation: one integer or a pair.
+    feature_group_count: number of groups.
+    use_bias: adds a bias before the output scale, as the reference does.
+    weight_quantizer: see `ovsw_jax.quantizers`.
+    activation_quantizer: see `ovsw_jax.quantizers`.
+    output_scale: a function of the latent weight, "learned" for a parameter
+      (features,) that starts at the mean |w|, or None.
+    kernel_init: initializer of the latent weight.
+    dtype: dtype of the product's operands; accumulation and output are float32.
+    param_dtype: dtype of the parameters.
+
+  Raises:
+    ValueError: for geometry that does not fit, naming the argument.
+
+  References:
+    Xiang et al., `OvSW: Overcoming Silent Weights for Accurate Binary Neural
+    Networks <https://arxiv.org/abs/2407.05257>`_, 2024
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> layer = ovsw.nn.BinaryConv(features=8, kernel_size=3, strides=2)
+    >>> x = jnp.ones((1, 6, 6, 4))
+    >>> variables = layer.init(jax.random.key(0), x, train=False)
+    >>> variables["params"]["latent"].shape
+    (3, 3, 4, 8)
+    >>> layer.apply(variables, x, train=True).shape
+    (1, 3, 3, 8)
+  """
+
+  features: int
+  kernel_size: int | Sequence[int]
+  strides: int | Sequence[int] = 1
+  padding: _geometry.Padding = None
+  kernel_dilation: int | Sequence[int] = 1
+  feature_group_count: int = 1
+  use_bias: bool = False
+  weight_quantizer: quantizers.WeightQuantizer = quantizers.sign_weights()
+  activation_quantizer: quantizers.ActivationQuantizer = (
+    quantizers.sign_activations()
+  )
+  output_scale: OutputScale = quantizers.standardized_magnitude
+  kernel_init: Callable[..., jax.Array] = _initializers.he_normal
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    train: bool = False,
+    progress: jax.typing.ArrayLike = 0.0,
+  ) -> jax.Array:
+    _geometry.check_rank("BinaryConv", x, "(batch, height, width, channels)", 4)
+    size = _geometry.pair(self.kernel_size, "kernel_size")
+    groups = self.feature_group_count
+    _geometry.check_groups(x.shape[-1], self.features, groups)
+    geometry = _geometry.conv_geometry(
+      size, self.strides, self.padding, self.kernel_dilation, groups
+    )
+    latent = self.param(
+      "latent",
+      self.kernel_init,
+      (*size, x.shape[-1] // groups, self.features),
+      self.param_dtype,
+    )
+    quantized = _quantize_weight(
+      self, latent, self.weight_quantizer, self.output_scale, progress
+    )
+    bits = self.activation_quantizer(x, train, progress)
+    y = products.binary_conv(bits, quantized.bits, geometry, self.dtype)
+    if self.use_bias:
+      y += self.param(
+        "bias", nn.initializers.zeros, (self.features,), self.param_dtype
+      )
+    return y * quantized.scale
+
+
+class BinaryDense(nn.Module):
+  """Fully connected layer of binary activations and binary weights.
+
+  Input shape (batch, ..., in), output (batch, ..., features) in float32. The
+  attributes are those of `BinaryConv`; the parameter `latent` has shape (in,
+  features).
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> layer = ovsw.nn.BinaryDense(features=3)
+    >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 5)))
+    >>> variables["params"]["latent"].shape
+    (5, 3)
+  """
+
+  features: int
+  use_bias: bool = False
+  weight_quantizer: quantizers.WeightQuantizer = quantizers.sign_weights()
+  activation_quantizer: quantizers.ActivationQuantizer = (
+    quantizers.sign_activations()
+  )
+  output_scale: OutputScale = quantizers.standardized_magnitude
+  kernel_init: Callable[..., jax.Array] = _initializers.he_normal
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    train: bool = False,
+    progress: jax.typing.ArrayLike = 0.0,
+  ) -> jax.Array:
+    if x.ndim < 2:
+      _geometry.check_rank("BinaryDense", x, "(batch, ..., in)", 2)
+    latent = self.param(
+      "latent",
+      self.kernel_init,
+      (x.shape[-1], self.features),
+      self.param_dtype,
+    )
+    quantized = _quantize_weight(
+      self, latent, self.weight_quantizer, self.output_scale, progress
+    )
+    bits = self.activation_quantizer(x, train, progress)
+    y = products.binary_dot(bits, quantized.bits, self.dtype)
+    if self.use_bias:
+      y += self.param(
+        "bias", nn.initializers.zeros, (self.features,), self.param_dtype
+      )
+    return y * quantized.scale

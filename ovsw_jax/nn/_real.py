@@ -1,0 +1,157 @@
+"""Full-precision layers, where the published networks differ from Flax."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from ovsw_jax.nn import _geometry, _initializers
+
+Dtype = Any
+
+
+class RealConv(nn.Module):
+  """Full-precision 2-D convolution that can stand in for `BinaryConv`.
+
+  Takes the same call arguments (`train` and `progress` change nothing) and pads
+  explicitly. Its parameters are Flax's `kernel` and `bias`; output float32.
+  """
+
+  features: int
+  kernel_size: int | Sequence[int]
+  strides: int | Sequence[int] = 1
+  padding: _geometry.Padding = None
+  use_bias: bool = False
+  kernel_init: Callable[..., jax.Array] = _initializers.he_normal
+  dtype: Dtype = jnp.float32
+  param_dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    train: bool = False,
+    progress: jax.typing.ArrayLike = 0.0,
+  ) -> jax.Array:
+    del train, progress
+    _geometry.check_rank("RealConv", x, "(batch, height, width, channels)", 4)
+    size = _geometry.pair(self.kernel_size, "kernel_size")
+    geometry = _geometry.conv_geometry(size, self.strides, self.padding)
+    kernel = self.param(
+      "kernel",
+      self.kernel_init,
+      (*size, x.shape[-1], self.features),
+      self.param_dtype,
+    )
+    y = lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=geometry.strides,
+      padding=geometry.padding,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    ).astype(jnp.promote_types(self.dtype, jnp.float32))
+    if self.use_bias:
+      y += self.param(
+        "bias", nn.initializers.zeros, (self.features,), self.param_dtype
+      )
+    return y
+
+
+class BatchNorm(nn.Module):
+  """Batch normalization over all axes but the last, with PyTorch's statistics.
+
+  Normalizes with the biased batch variance and stores the *unbiased* one, as
+  the published networks do; Flax stores the biased one. Statistics are over
+  the global batch under `jit` with sharded data. Under `pmap` or `shard_map`,
+  name the mapped axis in `axis_name` for the same.
+
+  Attributes:
+    momentum: share of the running statistics that each step keeps.
+    epsilon: added to the variance.
+    scale_init: initializer of the scale.
+    axis_name: mapped axis over which statistics are averaged.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  scale_init: Callable[..., jax.Array] = nn.initializers.ones
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    shape = x.shape[-1:]
+    scale = self.param("scale", self.scale_init, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      count = x.size // x.shape[-1]
+      mean = jnp.mean(x, axis=axes)
+      if self.axis_name is not None:
+        mean = lax.pmean(mean, self.axis_name)
+        count *= lax.axis_size(self.axis_name)
+      var = jnp.mean(jnp.square(x - mean), axis=axes)
+      if self.axis_name is not None:
+        var = lax.pmean(var, self.axis_name)
+      if count < 2:
+        raise ValueError(
+          f"batch normalization of shape {x.shape} sees one value per channel "
+          "and cannot train on it; use a batch of at least 2."
+        )
+      if not self.is_initializing():
+        keep = self.momentum
+        unbiased = var * (count / (count - 1))
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_var.value = keep * running_var.value + (1 - keep) * unbiased
+    else:
+      mean, var = running_mean.value, running_var.value
+    return (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+
+
+class PReLU(nn.Module):
+  """Leaky rectifier with a learned slope per channel (the last axis)."""
+
+  initial_slope: float = 0.25
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.constant(self.initial_slope)
+    slope = self.param("slope", init, x.shape[-1:])
+    return jnp.where(x > 0, x, slope * x)
+
+
+def hardtanh(x: jax.Array) -> jax.Array:
+  """Clips to [-1, 1]; its gradient is 0 at exactly -1 and 1, as PyTorch's.
+
+  Examples:
+    >>> import jax
+    >>> from ovsw_jax import nn
+    >>> [float(jax.grad(nn.hardtanh)(x)) for x in (0.5, 1.0)]
+    [1.0, 0.0]
+  """
+  return jnp.where(jnp.abs(x) < 1, x, lax.stop_gradient(jnp.clip(x, -1, 1)))
+
+
+class Dense(nn.Module):
+  """Full-precision fully connected layer, initialized as PyTorch does."""
+
+  features: int
+  kernel_init: Callable[..., jax.Array] = _initializers.torch_uniform
+  bias_init: Callable[..., jax.Array] | None = None  # None: as the kernel
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    bound = x.shape[-1] ** -0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+      return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    kernel = self.param(
+      "kernel", self.kernel_init, (x.shape[-1], self.features)
+    )
+    bias = self.param("bias", self.bias_init or uniform, (self.features,))
+    return x @ kernel + bias
