@@ -1,0 +1,95 @@
+"""Loss, top-1 and top-5 over a whole split, every example exactly once."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ovsw_jax import data
+from ovsw_jax.training import checkpoint, experiment, settings
+from ovsw_jax.training.step import Recipe, eval_step
+
+CHECKPOINTS = "checkpoints"
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def _batch(variables, split, indices, weights, *, recipe):
+  return eval_step(
+    variables["params"],
+    variables["batch_stats"],
+    split.images[indices],
+    split.labels[indices],
+    weights,
+    recipe,
+  )
+
+
+def over_split(
+  variables: Any, split: data.Split, recipe: Recipe, batch_size: int
+) -> dict[str, jax.Array]:
+  """Means of loss, accuracy (top-1) and top5 over a split.
+
+  Args:
+    variables: a dict with `params` and `batch_stats`.
+    split: images and labels, on the device if it is to be fast.
+    recipe: the model and its constants.
+    batch_size: examples in a batch; the last one is padded with weight 0.
+
+  Returns:
+    Scalars on the device; nothing waits for them here.
+  """
+  n = len(split.labels)
+  batches = data.eval_batches(n, min(batch_size, n))
+  parts = [
+    _batch(variables, split, indices, weights, recipe=recipe)
+    for indices, weights in zip(*batches, strict=True)
+  ]
+  sums = jax.tree.map(lambda *values: jnp.stack(values).sum(), *parts)
+  weight = sums.pop("weight")
+  return {name: value / weight for name, value in sums.items()}
+
+
+def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Evaluates the newest checkpoint of a workdir on the test split.
+
+  The optimizer's state is not read.
+
+  Args:
+    config: the config that the workdir was made with.
+    workdir: of a run with at least one checkpoint.
+
+  Returns:
+    `step`, `epoch`, `loss`, `accuracy` and `top5`, plain numbers.
+
+  Raises:
+    ValueError: for an impossible config, or a workdir of another one.
+    FileNotFoundError: if there is no checkpoint, or no data.
+  """
+  settings.check(config)
+  workdir = pathlib.Path(workdir)
+  settings.check_workdir(config, workdir)
+  directory = workdir / CHECKPOINTS
+  steps = checkpoint.steps(directory)
+  if not steps:
+    raise FileNotFoundError(
+      f"{workdir} holds no checkpoint; train first, with the same command and "
+      "--mode=train"
+    )
+  run = experiment.build(config)
+  abstract = run.abstract_state()
+  template = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+  variables = checkpoint.restore(directory, steps[-1], template)
+  means = over_split(
+    variables,
+    jax.device_put(run.dataset.test),
+    run.recipe,
+    config.eval.batch_size,
+  )
+  values = {name: float(value) for name, value in means.items()}
+  return {
+    "step": steps[-1],
+    "epoch": steps[-1] // run.steps_per_epoch,
+    **values,
+  }

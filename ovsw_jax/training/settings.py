@@ -1,0 +1,174 @@
+"""What a config must hold, and whether a workdir belongs to it."""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ovsw_jax.training import optimizer
+
+CONFIG_FILE = "config.json"
+
+# Fields that may differ when a run is resumed: they choose what is kept and how
+# work is cut up, never what is computed. `train.epochs` is not among them: the
+# learning rate of every step depends on it.
+_FREE_TO_CHANGE = frozenset(
+  {
+    "data.dir",
+    "eval.batch_size",
+    "train.checkpoint_every",
+    "train.chunk",
+    "train.keep",
+    "train.log_every",
+  }
+)
+
+
+class _Field(NamedTuple):
+  types: tuple[type, ...]
+  valid: Callable[[Any], bool] = lambda value: True
+  wanted: str = ""
+
+
+def _one_of(*names: str) -> _Field:
+  return _Field((str,), lambda v: v in names, "one of " + ", ".join(names))
+
+
+_NAME = _Field((str,), bool, "a non-empty string")
+_TEXT_OR_NONE = _Field((str, type(None)))
+_FLAG = _Field((bool,))
+_COUNT = _Field((int,), lambda v: v >= 1, "a whole number >= 1")
+_FROM_ZERO = _Field((int,), lambda v: v >= 0, "a whole number >= 0")
+_COUNT_OR_NONE = _Field(
+  (int, type(None)),
+  lambda v: v is None or v >= 1,
+  "a whole number >= 1, or None",
+)
+_REAL = (int, float)
+_NOT_NEGATIVE = _Field(_REAL, lambda v: 0 <= v < math.inf, "a number >= 0")
+_BELOW_ONE = _Field(_REAL, lambda v: 0 <= v < 1, "a number in [0, 1)")
+
+# Names of models, methods, data sets and schedules are checked by their makers,
+# whose errors list what they know.
+FIELDS: Mapping[str, _Field] = {
+  "name": _NAME,
+  "seed": _FROM_ZERO,
+  "method": _NAME,
+  "model.name": _NAME,
+  "model.dtype": _one_of("float32", "bfloat16"),
+  "data.name": _NAME,
+  "data.dir": _TEXT_OR_NONE,
+  "data.pad": _FROM_ZERO,
+  "data.flip": _FLAG,
+  "data.limit": _COUNT_OR_NONE,
+  "optimizer.name": _one_of(*optimizer.OPTIMIZERS),
+  "optimizer.learning_rate": _NOT_NEGATIVE,
+  "optimizer.momentum": _BELOW_ONE,
+  "optimizer.nesterov": _FLAG,
+  "optimizer.weight_decay": _NOT_NEGATIVE,
+  "optimizer.decay_1d": _FLAG,
+  "optimizer.clip_norm": _Field(
+    (int, float, type(None)),
+    lambda v: v is None or 0 < v < math.inf,
+    "a number > 0, or None",
+  ),
+  "loss.label_smoothing": _BELOW_ONE,
+  "schedule.name": _NAME,
+  "schedule.warmup_epochs": _FROM_ZERO,
+  "schedule.floor": _NOT_NEGATIVE,
+  "schedule.every": _COUNT,
+  "schedule.gamma": _NOT_NEGATIVE,
+  "train.epochs": _COUNT,
+  "train.batch_size": _COUNT,
+  "train.log_every": _COUNT,
+  "train.checkpoint_every": _COUNT,
+  "train.keep": _COUNT,
+  "train.chunk": _FROM_ZERO,
+  "eval.batch_size": _COUNT,
+}
+
+
+def resolved(config: Any) -> dict[str, Any]:
+  """A config as nested plain dicts, the content of `config.json`."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested dicts as one with dotted names."""
+  flat = {}
+  for name, value in nested.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def check(config: Any) -> None:
+  """Raises ValueError for an unknown, missing or impossible config field."""
+  flat = flatten(resolved(config))
+  values = {
+    name: value
+    for name, value in flat.items()
+    if not name.startswith("method_args.")
+  }
+  if unknown := sorted(values.keys() - FIELDS.keys()):
+    raise ValueError(
+      f"unknown config field {unknown[0]!r}; known fields: "
+      f"{', '.join(FIELDS)}, and method_args.* for the method's arguments"
+    )
+  if missing := sorted(FIELDS.keys() - values.keys()):
+    raise ValueError(
+      f"the config lacks {', '.join(missing)}; start from one of configs/*.py"
+    )
+  for name, (types, valid, wanted) in FIELDS.items():
+    value = values[name]
+    # bool is an int to Python, and `--config.train.epochs=True` a mistake.
+    mistyped = isinstance(value, bool) and bool not in types
+    if mistyped or not isinstance(value, types) or not valid(value):
+      kinds = " or ".join(kind.__name__ for kind in types)
+      raise ValueError(f"{name} must be {wanted or kinds}, got {value!r}")
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The config that a workdir was made with, or None if it holds none."""
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is not valid JSON ({error}); choose another --workdir"
+    ) from error
+
+
+def check_workdir(config: Any, workdir: pathlib.Path) -> None:
+  """Raises ValueError unless `workdir` is new or of this very config."""
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(
+      f"--workdir={workdir} is a file; choose a directory, new or of this run"
+    )
+  saved = read(workdir)
+  if saved is None:
+    if any(
+      (workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")
+    ):
+      raise ValueError(
+        f"{workdir} holds a run but no {CONFIG_FILE}; choose another --workdir"
+      )
+    return
+  old, new = flatten(saved), flatten(resolved(config))
+  differing = [
+    f"{name} is {new.get(name, 'absent')!r} here and "
+    f"{old.get(name, 'absent')!r} there"
+    for name in sorted(old.keys() | new.keys())
+    if name not in _FREE_TO_CHANGE
+    and old.get(name, "absent") != new.get(name, "absent")
+  ]
+  if differing:
+    raise ValueError(
+      f"{workdir} holds a run of another config: {'; '.join(differing)}. "
+      "Choose another --workdir, or the config of that run"
+    )

@@ -1,0 +1,66 @@
+"""What training carries from step to step."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step reads and writes; randomness comes from outside."""
+
+  step: jax.Array  # shape (), int32: updates made so far
+  params: Any
+  batch_stats: Any
+  opt_state: optax.OptState
+
+
+def create(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  image_shape: tuple[int, ...],
+) -> TrainState:
+  """The state before the first step, for images of shape (h, w, c)."""
+
+  def init(key):
+    variables = model.init(
+      key, jnp.zeros((1, *image_shape), jnp.float32), train=False
+    )
+    params = variables["params"]
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=variables.get("batch_stats", {}),
+      opt_state=tx.init(params),
+    )
+
+  return jax.jit(init)(key)
+
+
+def abstract(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  image_shape: tuple[int, ...],
+) -> TrainState:
+  """The shapes and dtypes of `create`'s result, without computing it."""
+  return jax.eval_shape(
+    lambda key: create(model, tx, key, image_shape), jax.random.key(0)
+  )
+
+
+def is_latent(path: tuple[Any, ...]) -> bool:
+  """Whether a parameter's path names a latent binary weight."""
+  return getattr(path[-1], "key", None) == "latent"
+
+
+def parameter_counts(params: Any) -> tuple[int, int]:
+  """Number of all parameters, and of the binary ones among them."""
+  leaves = jax.tree.leaves_with_path(params)
+  total = sum(leaf.size for _, leaf in leaves)
+  binary = sum(leaf.size for path, leaf in leaves if is_latent(path))
+  return total, binary

@@ -1,0 +1,194 @@
+"""One training step and one evaluation step, as pure functions.
+
+Both work on one device under `jax.jit`, and per device under `jax.pmap` and
+`jax.shard_map` when `axis_name` names the mapped axis: gradients, statistics
+and metrics are then averaged over it before anything is updated.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ovsw_jax import data
+from ovsw_jax.training.state import TrainState
+
+# Scalars that the transforms publish in their state, where they are in use.
+STATISTICS = ("flip_rate", "silent_fraction", "never_flipped_fraction")
+
+
+# Compared by identity, so that it can be a static argument of `jax.jit`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+  """What a step needs to know and never changes during training."""
+
+  model: nn.Module
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule  # step -> learning rate; the one inside `tx`
+  total_steps: int
+  mean: tuple[float, ...]  # per channel, of images on the [0, 1] scale
+  std: tuple[float, ...]
+  pad: int = 0  # pixels of zero padding before the random crop
+  flip: bool = False  # random horizontal flips
+  label_smoothing: float = 0.0
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+  """Cross-entropy of each example, shape (n,), in float32 or wider.
+
+  Args:
+    logits: shape (n, classes).
+    labels: shape (n,), integers.
+    smoothing: share of the target spread evenly over all classes.
+
+  Returns:
+    The loss of each example.
+  """
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return optax.losses.softmax_cross_entropy(
+    logits, optax.smooth_labels(targets, smoothing)
+  )
+
+
+def statistics(opt_state: optax.OptState) -> dict[str, jax.Array]:
+  """The flip statistics that the optimizer state holds, by name."""
+  found = {name: optax.tree.get(opt_state, name) for name in STATISTICS}
+  return {name: value for name, value in found.items() if value is not None}
+
+
+def update(
+  state: TrainState,
+  inputs: jax.Array,
+  labels: jax.Array,
+  recipe: Recipe,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step on normalised images.
+
+  Args:
+    state: the state before the step.
+    inputs: shape (n, h, w, c), normalised.
+    labels: shape (n,), int32.
+    recipe: model, optimizer and constants.
+    axis_name: mapped axis to average over, or None.
+
+  Returns:
+    The state after the step, and scalar metrics: loss, accuracy, learning rate,
+    norm of the loss's gradient, and the optimizer's flip statistics.
+  """
+
+  def mean(tree):
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+  def loss_fn(params):
+    logits, updates = recipe.model.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      inputs,
+      train=True,
+      progress=state.step / recipe.total_steps,
+      mutable=["batch_stats"],
+    )
+    losses = cross_entropy(logits, labels, recipe.label_smoothing)
+    # Averaged inside as well: where the gradient of a replicated parameter
+    # comes out already summed over devices (shard_map), that makes it the mean,
+    # and the average below then changes nothing.
+    return mean(jnp.mean(losses)), (logits, updates.get("batch_stats", {}))
+
+  (loss, (logits, batch_stats)), gradient = jax.value_and_grad(
+    loss_fn, has_aux=True
+  )(state.params)
+  gradient, batch_stats = mean(gradient), mean(batch_stats)
+  updates, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
+  metrics = {
+    "loss": loss,
+    "accuracy": mean(jnp.mean(jnp.argmax(logits, axis=-1) == labels)),
+    "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
+    "gradient_norm": optax.tree.norm(gradient),
+    **statistics(opt_state),
+  }
+  state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+  )
+  return state, metrics
+
+
+def train_step(
+  state: TrainState,
+  images: jax.Array,
+  labels: jax.Array,
+  key: jax.Array,
+  recipe: Recipe,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Augments and normalises uint8 images, then `update`.
+
+  Args:
+    state: the state before the step.
+    images: shape (n, h, w, c), uint8.
+    labels: shape (n,), int32.
+    key: the run's augmentation key; the step's own is folded in here.
+    recipe: model, optimizer and constants.
+    axis_name: mapped axis to average over, or None. Each device then draws its
+      own crops and flips.
+
+  Returns:
+    As `update`.
+  """
+  key = jax.random.fold_in(key, state.step)
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  images = data.augment(images, key, pad=recipe.pad, flip=recipe.flip)
+  inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
+  return update(state, inputs, labels, recipe, axis_name)
+
+
+def eval_step(
+  params: Any,
+  batch_stats: Any,
+  images: jax.Array,
+  labels: jax.Array,
+  weights: jax.Array,
+  recipe: Recipe,
+) -> dict[str, jax.Array]:
+  """Weighted sums of loss and hits over a batch of uint8 images.
+
+  Args:
+    params: the model's parameters.
+    batch_stats: its running statistics.
+    images: shape (n, h, w, c), uint8.
+    labels: shape (n,), int32.
+    weights: shape (n,), 1 for an example and 0 for padding.
+    recipe: model and constants.
+
+  Returns:
+    The sums `loss`, `accuracy`, `top5` and `weight`, scalars.
+  """
+  inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
+  logits = recipe.model.apply(
+    {"params": params, "batch_stats": batch_stats},
+    inputs,
+    train=False,
+    progress=1.0,
+  )
+  _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+  hits = best == labels[:, None]
+  per_example = {
+    "loss": cross_entropy(logits, labels),
+    "accuracy": hits[:, 0],
+    "top5": jnp.any(hits, axis=-1),
+    "weight": jnp.ones_like(weights),
+  }
+  # `where`, since 0 * inf would let a padded row spoil the sum.
+  return {
+    name: jnp.sum(jnp.where(weights > 0, value, 0.0))
+    for name, value in per_example.items()
+  }
