@@ -139,13 +139,12 @@ def ags(
     return jnp.maximum(norm(g), low[0]) / jnp.maximum(norm(p), low[1])
 
   def init_fn(params):
-    # Sums over zeros of the parameters, not fresh scalars, have the type that
-    # update gives them on every mesh.
+    none = _statistics.filled(_statistics.positive(params), False, jnp.bool_)
+    # Sums over the leaves, not fresh scalars, have on every mesh the type that
+    # update gives them.
     ratio = _statistics.per_leaf(
-      lambda p: jnp.sum(jnp.zeros_like(p, dtype=_statistics.float_dtype(p))),
-      params,
+      lambda n, p: jnp.sum(n, dtype=_statistics.float_dtype(p)), none, params
     )
-    none = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=jnp.bool_), params)
     return AGSState(
       ags_count=_hyperparameters.first_count(delta),
       ags_ratio=ratio,

@@ -26,12 +26,12 @@ def check_scalar(
     return
   bounds = f"{'(' if open_low else '['}{low:g}, {high:g})"
   remedy = f"pass a number, a 0-d array or a schedule with values in {bounds}."
-  try:
-    number = np.asarray(value, dtype=np.float64)
-  except (TypeError, ValueError):
+  number = np.asarray(value)
+  if not jnp.issubdtype(number.dtype, np.number):
     raise ValueError(
       f"{transform}: `{name}` is {value!r}, which is not a number; {remedy}"
-    ) from None
+    )
+  number = number.astype(np.float64)
   if number.ndim:
     raise ValueError(
       f"{transform}: `{name}` has shape {number.shape}; {remedy}"

@@ -75,7 +75,7 @@ def sign_flips(
 
   def init_fn(params):
     positive = _statistics.positive(params)
-    flips = optax.tree.zeros_like(params, dtype=jnp.int32)
+    flips = _statistics.filled(positive, 0, jnp.int32)
     flipped = _statistics.differs(positive, positive)
     return SignFlipsState(flips, positive, *statistics(flipped, flips, params))
 

@@ -140,10 +140,11 @@ def sad(
 
   def init_fn(params):
     count = _hyperparameters.first_count(*scheduled)
-    ema = optax.tree.full_like(params, init_value, dtype=accumulator_dtype)
+    positive = _statistics.positive(params)
+    ema = _statistics.filled(positive, init_value, accumulator_dtype)
     limit = _hyperparameters.value_at(threshold, count)
     _, total, each = silence(ema, params, limit)
-    return SADState(count, ema, _statistics.positive(params), total, each)
+    return SADState(count, ema, positive, total, each)
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args

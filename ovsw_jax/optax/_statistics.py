@@ -31,6 +31,25 @@ def positive(params: optax.Params) -> Any:
   return jax.tree.map(leaf, params)
 
 
+def filled(signs: Any, value: Any, dtype: Any) -> Any:
+  """A tree of arrays that hold `value`, shaped and sharded as `signs`.
+
+  What does not depend on the parameters comes out of `jax.jit(tx.init)` on one
+  device, whatever their sharding on a mesh of automatic axes. So this depends
+  on them, by a choice between equals.
+
+  Args:
+    signs: a tree of boolean arrays, from :func:`positive`.
+    value: a scalar.
+    dtype: the dtype of the results.
+
+  Returns:
+    A tree of arrays.
+  """
+  value = jnp.asarray(value, dtype)
+  return jax.tree.map(lambda s: jnp.where(s, value, value), signs)
+
+
 def differs(a: Any, b: Any) -> Any:
   """Leaf by leaf, where two trees of booleans differ."""
   return jax.tree.map(jnp.logical_xor, a, b)
@@ -65,16 +84,26 @@ def fractions(flags: Any, params: optax.Params) -> tuple[jax.Array, Any]:
   leaves = jax.tree.leaves(flags)
   if not leaves:
     return jnp.zeros([], jnp.float32), per_leaf(None, flags)
-  dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
-  size = sum(leaf.size for leaf in leaves)
   # Only a model of more than 2**32 weights leaves the integers.
+  size = sum(leaf.size for leaf in leaves)
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
   counts = jax.tree.map(lambda leaf: jnp.sum(leaf, dtype=dtype), flags)
-  total = sum(jax.tree.leaves(counts)).astype(jnp.result_type(*dtypes))
+  dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
+  total = sum(jax.tree.leaves(counts))
   each = per_leaf(
-    lambda count, flag, p: count.astype(float_dtype(p)) / max(flag.size, 1),
+    lambda count, flag, p: _share(count, flag.size, float_dtype(p)),
     counts,
     flags,
     params,
   )
-  return total / max(size, 1), each
+  return _share(total, size, jnp.result_type(*dtypes)), each
+
+
+def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
+  """`count / size`, and exactly 1 for all of them.
+
+  XLA multiplies by the rounded reciprocal instead, and 41 * (1 / 41) < 1.
+  """
+  size = max(size, 1)
+  ratio = count.astype(dtype) / size
+  return jnp.where(count == size, jnp.ones_like(ratio), ratio)
