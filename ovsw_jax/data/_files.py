@@ -80,7 +80,8 @@ def list_archive(path: pathlib.Path) -> Listing:
       f"{path} is no readable archive ({type(error).__name__}: {error}): copy "
       "or create it again"
     ) from error
-  for parts in images:
+  # Archives need not list directories; what lies in them names them.
+  for parts in [*directories, *images]:
     directories.update(parts[:end] for end in range(1, len(parts)))
   return _without_wrapper(Listing(directories, images))
 
@@ -116,6 +117,9 @@ def _tar_members(
           f"{path}: member {member.name!r} is a link or a device, not a file: "
           "create the archive again with tar --dereference --hard-dereference"
         )
+    # The checksum of a compressed stream is at its end.
+    while archive.fileobj is not None and archive.fileobj.read(2**20):
+      continue
 
 
 def _zip_members(
