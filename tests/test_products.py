@@ -1,0 +1,114 @@
+"""Products of bits against XLA's own convolution and dot product."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ovsw_jax import products, sign
+
+GEOMETRIES = [
+  products.ConvGeometry(strides, padding, dilation, groups)
+  for strides, padding, dilation, groups in itertools.product(
+    ((1, 1), (2, 2), (2, 1)),
+    (((1, 1), (1, 1)), ((0, 0), (0, 0)), ((2, 1), (0, 3))),
+    ((1, 1), (2, 1)),
+    (1, 2),
+  )
+]
+
+
+def bits(seed, shape, dtype=jnp.float32):
+  return sign.hard_sign(jax.random.normal(jax.random.key(seed), shape, dtype))
+
+
+def plain_conv(x, w, geometry):
+  return lax.conv_general_dilated(
+    x,
+    w,
+    geometry.strides,
+    geometry.padding,
+    rhs_dilation=geometry.dilation,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=geometry.groups,
+  )
+
+
+@pytest.mark.parametrize("count", (1, 7, 8, 9, 64))
+def test_packing_round_trip(count):
+  x = bits(0, (3, 2, count))
+  packed = products.pack_bits(x)
+  assert packed.dtype == jnp.uint8 and packed.shape == (3, 2, -(-count // 8))
+  np.testing.assert_array_equal(
+    products.unpack_bits(packed, count, jnp.float32), x
+  )
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_convolution_and_both_gradients(geometry, x64):
+  x = bits(1, (2, 9, 8, 6), jnp.float64)
+  w = bits(2, (3, 2, 6 // geometry.groups, 4), jnp.float64)
+  expected, plain_vjp = jax.vjp(lambda x, w: plain_conv(x, w, geometry), x, w)
+  out, vjp = jax.vjp(
+    lambda x, w: products.binary_conv(x, w, geometry, jnp.float64), x, w
+  )
+  np.testing.assert_array_equal(out, expected)
+  g = jax.random.normal(jax.random.key(3), out.shape, jnp.float64)
+  for ours, theirs in zip(vjp(g), plain_vjp(g), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_sizes_that_strides_do_not_divide():
+  for size, stride in itertools.product((5, 6, 7, 8), (2, 3)):
+    geometry = products.ConvGeometry((stride, stride), ((1, 1), (1, 1)))
+    x, w = bits(4, (1, size, size, 3)), bits(5, (3, 3, 3, 2))
+    out, vjp = jax.vjp(lambda x, w, g=geometry: plain_conv(x, w, g), x, w)
+    _, ours = jax.vjp(
+      lambda x, w, g=geometry: products.binary_conv(x, w, g), x, w
+    )
+    for a, b in zip(ours(out), vjp(out), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_bfloat16_operands_accumulate_exactly():
+  x, w = bits(6, (1, 8, 8, 512)), bits(7, (3, 3, 512, 4))
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  out = products.binary_conv(x, w, geometry, jnp.bfloat16)
+  assert out.dtype == jnp.float32
+  np.testing.assert_array_equal(out, products.binary_conv(x, w, geometry))
+  gx, gw = jax.grad(
+    lambda x, w: products.binary_conv(x, w, geometry, jnp.bfloat16).sum(),
+    (0, 1),
+  )(x, w)
+  assert gx.dtype == gw.dtype == jnp.float32
+
+
+def test_residual_of_the_input_is_one_bit_a_value():
+  x, w = bits(8, (4, 16, 16, 32)), bits(9, (3, 3, 32, 2))
+  _, vjp = jax.vjp(products.binary_conv, x, w)
+  kept = sum(leaf.nbytes for leaf in jax.tree.leaves(vjp))
+  assert kept == x.size // 8 + w.nbytes
+
+
+@pytest.mark.parametrize("shape", ((5, 11), (2, 3, 11)))
+def test_dot_and_both_gradients(shape, x64):
+  x, w = bits(10, shape, jnp.float64), bits(11, (11, 4), jnp.float64)
+  expected, plain_vjp = jax.vjp(lambda x, w: x @ w, x, w)
+  out, vjp = jax.vjp(lambda x, w: products.binary_dot(x, w, jnp.float64), x, w)
+  np.testing.assert_array_equal(out, expected)
+  g = jax.random.normal(jax.random.key(12), out.shape, jnp.float64)
+  for ours, theirs in zip(vjp(g), plain_vjp(g), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_products_under_vmap_and_scan():
+  x, w = bits(13, (3, 2, 6, 6, 4)), bits(14, (3, 3, 4, 5))
+  gradient = jax.grad(lambda w, x: (products.binary_conv(x, w) ** 2).sum())
+  one_by_one = jnp.stack([gradient(w, part) for part in x])
+  mapped = jax.vmap(gradient, (None, 0))(w, x)
+  np.testing.assert_allclose(mapped, one_by_one, rtol=1e-6)
+  _, scanned = lax.scan(lambda c, part: (c, gradient(w, part)), 0, x)
+  np.testing.assert_allclose(scanned, one_by_one, rtol=1e-6)
