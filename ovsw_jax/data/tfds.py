@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def load(
       + _remedy(name, root, overwrite=True)
     )
   try:
-    splits = {split: _read(tfds, builder, split) for split in ("train", "test")}
+    splits = {split: _read(builder, split) for split in ("train", "test")}
   except Exception as error:
     raise ValueError(_unreadable(name, root, prepared, error)) from error
   return Dataset(
@@ -93,12 +94,9 @@ def _newest_version(directory: pathlib.Path) -> pathlib.Path | None:
   return max(versions)[1] if versions else None
 
 
-def _read(tfds, builder, split: str) -> Split:
-  """Decodes a split; of the features only image and label."""
-  wanted = tfds.decode.PartialDecoding({"image": True, "label": True})
-  source = builder.as_data_source(
-    split=split, decoders=wanted, file_format="array_record"
-  )
+def _read(builder: Any, split: str) -> Split:
+  """Decodes a split of a `tfds.core.DatasetBuilder`."""
+  source = builder.as_data_source(split=split, file_format="array_record")
   shape = builder.info.features["image"].shape
   images = np.empty((len(source), *shape), np.uint8)
   labels = np.empty(len(source), np.int32)
