@@ -95,18 +95,20 @@ def update(
       mutable=["batch_stats"],
     )
     losses = cross_entropy(logits, labels, recipe.label_smoothing)
-    # Averaged inside as well: where the gradient of a replicated parameter
-    # comes out already summed over devices (shard_map), that makes it the mean,
-    # and the average below then changes nothing.
-    return mean(jnp.mean(losses)), (logits, updates.get("batch_stats", {}))
+    return jnp.mean(losses), (logits, updates.get("batch_stats", {}))
 
+  params = state.params
+  if axis_name is not None:
+    # shard_map sums the gradient of a replicated value over devices by itself,
+    # and pmap does not. Of this per-device copy both give the device's own.
+    params = jax.lax.pcast(params, axis_name, to="varying")
   (loss, (logits, batch_stats)), gradient = jax.value_and_grad(
     loss_fn, has_aux=True
-  )(state.params)
+  )(params)
   gradient, batch_stats = mean(gradient), mean(batch_stats)
   updates, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
   metrics = {
-    "loss": loss,
+    "loss": mean(loss),
     "accuracy": mean(jnp.mean(jnp.argmax(logits, axis=-1) == labels)),
     "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
     "gradient_norm": optax.tree.norm(gradient),
