@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,13 @@ def _read(builder: Any, split: str) -> Split:
   shape = builder.info.features["image"].shape
   images = np.empty((len(source), *shape), np.uint8)
   labels = np.empty(len(source), np.int32)
-  for index, example in enumerate(source):
-    images[index], labels[index] = example["image"], example["label"]
+  # Asked for many records at once, array_record reads them in parallel.
+  for start in range(0, len(source), 1000):
+    indices = range(start, min(start + 1000, len(source)))
+    for index, example in zip(
+      indices, source.__getitems__(indices), strict=True
+    ):
+      images[index], labels[index] = example["image"], example["label"]
   return Split(images, labels)
 
 
@@ -110,7 +116,7 @@ def _remedy(name: str, root: pathlib.Path, *, overwrite: bool = False) -> str:
   return (
     "Prepare it once, with the network (reading will not need TensorFlow):\n"
     "  pip install tensorflow tensorflow-datasets && "
-    f"tfds build {name} {flags} --data_dir={root}\n"
+    f"tfds build {name} {flags} --data_dir={shlex.quote(str(root))}\n"
     "or read images from a folder with folder:<path>."
   )
 
