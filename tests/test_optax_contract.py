@@ -164,13 +164,9 @@ def test_a_schedule_under_inject_hyperparams_equals_our_own():
   params = _params()
   grads = [_grads(params, step) for step in range(4)]
   a, _ = _run(ovsw_optax.ovsw(schedule, schedule), params, grads)
-  b, state = _run(
-    optax.inject_hyperparams(ovsw_optax.ovsw)(schedule, schedule),
-    params,
-    grads,
-  )
+  injected = optax.inject_hyperparams(ovsw_optax.ovsw)(schedule, schedule)
+  b, _ = _run(injected, params, grads)
   _assert_close(a, b)
-  assert optax.tree.get(state, "silent_fraction") <= 1.0
 
 
 @every_transform
@@ -250,7 +246,6 @@ def test_a_step_that_is_not_finite_changes_no_state(name):
   _, good = update(_grads(params), after, flipped)
   if name != "ags":
     key = "flip_rate" if name == "sign_flips" else "flip_ema"
-    assert optax.tree.get(after, key) is not None
     moved = jax.tree.leaves(optax.tree.get(good, key))
     assert all((np.asarray(x) > 0).all() for x in moved)
 
