@@ -52,7 +52,7 @@ def over_split(
 
 
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Evaluates the newest checkpoint of a workdir on the test split.
+  """Evaluates and prints the newest checkpoint of a workdir on the test split.
 
   The optimizer's state is not read.
 
@@ -88,8 +88,10 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     config.eval.batch_size,
   )
   values = {name: float(value) for name, value in means.items()}
-  return {
-    "step": steps[-1],
-    "epoch": steps[-1] // run.steps_per_epoch,
-    **values,
-  }
+  epoch = steps[-1] // run.steps_per_epoch
+  print(
+    f"epoch {epoch}: top-1 {values['accuracy']:.2%}, top-5 "
+    f"{values['top5']:.2%}, loss {values['loss']:.4f} on "
+    f"{len(run.dataset.test.labels):,} test images"
+  )
+  return {"step": steps[-1], "epoch": epoch, **values}

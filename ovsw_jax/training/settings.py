@@ -172,3 +172,21 @@ def check_workdir(config: Any, workdir: pathlib.Path) -> None:
       f"{workdir} holds a run of another config: {'; '.join(differing)}. "
       "Choose another --workdir, or the config of that run"
     )
+
+
+def write(config: Any, workdir: pathlib.Path) -> None:
+  """Makes the workdir and puts the config there, whole or not at all."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_json(workdir / CONFIG_FILE, resolved(config))
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes a JSON file that is never seen half-written."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(content, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def default_workdir(config: Any) -> pathlib.Path:
+  """Where a run goes if nobody says: one directory for each method and seed."""
+  return pathlib.Path("runs", config.name, config.method, f"seed{config.seed}")

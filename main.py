@@ -1,0 +1,68 @@
+"""Trains and evaluates binary neural networks.
+
+  python main.py --config=configs/digits.py
+  python main.py --config=configs/digits.py:vanilla --config.seed=1
+  python main.py --config=configs/digits.py --mode=evaluate
+
+After the colon stand a config's arguments: a method (ovsw, ags, sad, vanilla,
+full_precision), `smoke` for a run of seconds, or both, as in `:vanilla,smoke`.
+A field is set by its name: --config.train.epochs=30. The same command again
+resumes a run. --verbosity=0 tells more, 1 adds tracebacks to errors.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "File of configs/, with arguments after a colon."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Place of the run; runs/<name>/<method>/seed<seed> if unset."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+
+
+def _fail(message: str) -> None:
+  logging.debug("what the error is about", exc_info=True)  # --verbosity=1
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; a wrong one is one line, not a traceback."""
+  flags.FLAGS.set_default("verbosity", logging.WARNING)
+  try:
+    rest = flags.FLAGS(argv)
+    if _CONFIG.value is not None:
+      _CONFIG.value.lock()  # fails if the file is not there
+  except AttributeError as error:
+    field = getattr(error.args[0], "args", error.args)[0].replace("\n", ". ")
+    _fail(f"unknown config field {field}; configs/base.py lists them all")
+  except (flags.Error, OSError) as error:
+    while "Traceback" in str(error) and error.__context__ is not None:
+      error = error.__context__  # what get_config itself said
+    _fail(str(error).splitlines()[-1].strip())
+  if _CONFIG.value is None:
+    _fail("--config is missing; try --config=configs/digits.py, or --help")
+  if rest[1:]:
+    _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+  return rest
+
+
+def main(_: list[str]) -> None:
+  from ovsw_jax.training import evaluate, loop, settings
+
+  try:
+    workdir = _WORKDIR.value or settings.default_workdir(_CONFIG.value)
+    if _MODE.value == "evaluate":
+      evaluate.evaluate(_CONFIG.value, workdir)
+    else:
+      loop.train_and_evaluate(_CONFIG.value, workdir)
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    _fail(str(error))
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse)
