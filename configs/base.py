@@ -115,5 +115,6 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.train.epochs = 2
   config.train.batch_size = 16
   config.train.log_every = 1
+  config.train.checkpoint_every = 1
   config.eval.batch_size = 32
   return config

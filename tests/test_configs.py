@@ -26,7 +26,7 @@ def module(name):
 def test_the_files_are_those_promised():
   networks = ("resnet18", "resnet20", "resnet34", "vgg_small")
   cifar = [f"cifar{n}_{net}" for n in (10, 100) for net in networks]
-  assert NAMES == sorted([*cifar, "digits"])
+  assert sorted([*cifar, "digits"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,10 +19,10 @@ from ovsw_jax.training import state as train_state
 from ovsw_jax.training.records import Records
 from ovsw_jax.training.step import train_step
 
-# Steps that one dispatch makes where config.train.chunk is 0. XLA's CPU backend
-# runs convolutions inside a loop on one thread and without its fast kernels:
-# ResNet-20 on 16x16 images, batch 64, two cores: 67 ms a step dispatched singly
-# and 1740 ms in a scan of ten.
+# Steps that one dispatch makes where config.train.chunk is 0. On XLA's CPU
+# backend a loop loses the fast convolutions: ResNet-20 on 16x16 images, batch
+# 64, two cores took 67 ms a step dispatched singly, 1740 ms in a scan of ten.
+# The number elsewhere only has to be large; it has not been measured.
 _CHUNK = {"cpu": 1}
 _CHUNK_ELSEWHERE = 50
 

@@ -10,19 +10,20 @@ from typing import Any
 import jax
 
 import ovsw_jax
-from ovsw_jax.training import settings
+from ovsw_jax.training import figure, settings
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.experiment import Experiment
 from ovsw_jax.training.step import statistics
 
 RESULT_FILE = "result.json"
-FIGURE_FILE = "figure.png"
 
 
 def device() -> str:
-  """The device of this process, in words."""
+  """The device that a run takes, in words."""
   first = jax.devices()[0]
-  return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
+  if first.platform == "cpu":
+    return f"cpu ({os.cpu_count()} cores)"
+  return f"{first.device_kind} ({first.platform})"
 
 
 def header(
@@ -60,7 +61,7 @@ def finish(
   means: Any,
   seconds: float,
 ) -> dict[str, Any]:
-  """Writes `result.json`, the mark of a finished run."""
+  """Writes the figure, then `result.json`, the mark of a finished run."""
   flips = {k: float(v) for k, v in statistics(state.opt_state).items()}
   result = {
     **{name: float(value) for name, value in jax.device_get(means).items()},
@@ -70,7 +71,6 @@ def finish(
     "seed": run.config.seed,
     "seconds": round(seconds, 1),
     "device": device(),
-    "cpu_count": os.cpu_count(),
     "versions": {
       "ovsw_jax": ovsw_jax.__version__,
       "jax": jax.__version__,
@@ -78,6 +78,8 @@ def finish(
     },
     "command": shlex.join(sys.argv),
   }
+  figure.save_data(state, workdir)
+  figure.draw(run.config, workdir)
   settings.write_json(workdir / RESULT_FILE, result)
   return result
 
@@ -93,5 +95,5 @@ def summary(result: dict[str, Any], workdir: pathlib.Path) -> str:
       f"never-flipped fraction {result['never_flipped_fraction']:.2%} of the "
       "binary weights"
     )
-  lines.append(f"figure                 {workdir / FIGURE_FILE}")
+  lines.append(f"figure                 {workdir / figure.FIGURE_FILE}")
   return "\n".join(lines)

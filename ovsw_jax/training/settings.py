@@ -13,7 +13,7 @@ CONFIG_FILE = "config.json"
 # Fields that may differ when a run is resumed: they choose what is kept and how
 # work is cut up, never what is computed. `train.epochs` is not among them: the
 # learning rate of every step depends on it.
-_FREE_TO_CHANGE = frozenset(
+FREE_TO_CHANGE = frozenset(
   {
     "data.dir",
     "eval.batch_size",
@@ -164,7 +164,7 @@ def check_workdir(config: Any, workdir: pathlib.Path) -> None:
     f"{name} is {new.get(name, 'absent')!r} here and "
     f"{old.get(name, 'absent')!r} there"
     for name in sorted(old.keys() | new.keys())
-    if name not in _FREE_TO_CHANGE
+    if name not in FREE_TO_CHANGE
     and old.get(name, "absent") != new.get(name, "absent")
   ]
   if differing:

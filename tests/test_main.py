@@ -1,0 +1,89 @@
+"""The command line, as a user meets it: in a process of its own."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def main(*arguments, cwd=ROOT):
+  return subprocess.run(
+    [sys.executable, str(ROOT / "main.py"), *arguments],
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_train_again_and_evaluate(tmp_path):
+  command = (f"--config={ROOT}/configs/digits.py:smoke",)
+  # The default workdir, below where the command is given.
+  workdir = tmp_path / "runs" / "digits_smoke" / "ovsw" / "seed0"
+
+  first = main(*command, cwd=tmp_path)
+  assert first.returncode == 0, first.stderr
+  assert "Traceback" not in first.stderr
+  result = json.loads((workdir / "result.json").read_text())
+  accuracy = f"{result['accuracy']:.2%}"
+  assert f"final test accuracy    {accuracy}" in first.stdout
+  never = f"{result['never_flipped_fraction']:.2%}"
+  assert f"never-flipped fraction {never}" in first.stdout
+  figure = re.search(r"figure +(\S+)", first.stdout)[1]
+  assert (tmp_path / figure).exists()
+  assert "main.py" in result["command"]
+
+  again = main(*command, cwd=tmp_path)
+  assert again.returncode == 0, again.stderr
+  assert "is finished" in again.stdout
+  assert f"final test accuracy    {accuracy}" in again.stdout
+  assert "epoch 1/2" not in again.stdout
+
+  evaluated = main(*command, "--mode=evaluate", cwd=tmp_path)
+  assert evaluated.returncode == 0, evaluated.stderr
+  assert f"top-1 {accuracy}, top-5 {result['top5']:.2%}" in evaluated.stdout
+
+
+def test_help_shows_commands_and_flags():
+  answer = main("--help")
+  assert "python main.py --config=configs/digits.py" in answer.stdout
+  for flag in ("--config", "--workdir", "--mode"):
+    assert f"  {flag}:" in answer.stdout
+
+
+CONFIG = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "--config is missing; try --config=configs/digits.py"),
+    (["--config=configs/digit.py"], "No such file.*configs/digit.py"),
+    ([f"{CONFIG}:ovws"], "unknown config argument 'ovws'; known: ovsw, ags"),
+    ([CONFIG, "--config.train.epoch=3"], 'unknown config field.*"epochs"'),
+    ([CONFIG, "--config.epochs=3"], "unknown config field 'epochs'.*base.py"),
+    ([CONFIG, "--config.train.epochs=x"], "--config.train.epochs=x"),
+    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate>"),
+    ([CONFIG, "--wrokdir=x"], "wrokdir"),
+    ([CONFIG, "workdir"], "unexpected argument 'workdir'"),
+    ([CONFIG, "--config.model.name=vgg19", "W"], "'vgg19'.*vgg_small"),
+    ([CONFIG, "--mode=evaluate", "W"], "no checkpoint; train first"),
+  ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, message):
+  workdir = tmp_path / "run"
+  arguments = [f"--workdir={workdir}" if a == "W" else a for a in arguments]
+  answer = main(*arguments)
+  assert answer.returncode == 2
+  assert re.fullmatch(rf"error: .*{message}.*\n", answer.stderr)
+  assert not workdir.exists()
+
+
+def test_main_is_short():
+  text = (ROOT / "main.py").read_text()
+  assert len(text.splitlines()) < 70
