@@ -51,6 +51,11 @@ def over_split(
   return {name: value / weight for name, value in sums.items()}
 
 
+def numbers(means: dict[str, jax.Array]) -> dict[str, float]:
+  """Scalars of the device as the shortest decimals that round to them."""
+  return {k: float(str(v)) for k, v in jax.device_get(means).items()}
+
+
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Evaluates and prints the newest checkpoint of a workdir on the test split.
 
@@ -87,7 +92,7 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     run.recipe,
     config.eval.batch_size,
   )
-  values = {name: float(value) for name, value in means.items()}
+  values = numbers(means)
   epoch = steps[-1] // run.steps_per_epoch
   print(
     f"epoch {epoch}: top-1 {values['accuracy']:.2%}, top-5 "

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -117,7 +116,7 @@ def train_and_evaluate(
       variables, test, run.recipe, config.eval.batch_size
     )
 
-  began, means = time.perf_counter(), None
+  means = None
   with Records(run, workdir, step) as records:
     for epoch in range(first_epoch, config.train.epochs):
       state = _train_epoch(run, state, train, epoch, records)
@@ -126,10 +125,9 @@ def train_and_evaluate(
       if last or (epoch + 1) % config.train.checkpoint_every == 0:
         done = (epoch + 1) * run.steps_per_epoch
         checkpoint.save(directory, done, state, keep=config.train.keep)
-  seconds = time.perf_counter() - began
   # A run that was stopped between its last checkpoint and here has none.
-  means = means or test_means(state)
-  result = outcome.finish(run, state, workdir, means, seconds)
+  means = means or evaluate.numbers(test_means(state))
+  result = outcome.finish(run, state, workdir, means)
   print(outcome.summary(result, workdir))
   return state
 

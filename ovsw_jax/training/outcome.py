@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 import ovsw_jax
-from ovsw_jax.training import figure, settings
+from ovsw_jax.analysis import metrics
+from ovsw_jax.training import evaluate, figure, settings
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.experiment import Experiment
 from ovsw_jax.training.step import statistics
@@ -58,18 +59,20 @@ def finish(
   run: Experiment,
   state: train_state.TrainState,
   workdir: pathlib.Path,
-  means: Any,
-  seconds: float,
+  means: dict[str, float],
 ) -> dict[str, Any]:
   """Writes the figure, then `result.json`, the mark of a finished run."""
-  flips = {k: float(v) for k, v in statistics(state.opt_state).items()}
+  flips = evaluate.numbers(statistics(state.opt_state))
+  records = metrics.read_metrics(workdir)
+  ends = [record for record in records if record["kind"] == "eval"]
   result = {
-    **{name: float(value) for name, value in jax.device_get(means).items()},
+    **means,
     "never_flipped_fraction": flips.get("never_flipped_fraction"),
     "epochs": run.config.train.epochs,
     "steps": run.recipe.total_steps,
     "seed": run.config.seed,
-    "seconds": round(seconds, 1),
+    # Of every session of a run that was stopped, compilation included.
+    "seconds": round(sum(r["seconds"] for r in ends), 1),
     "device": device(),
     "versions": {
       "ovsw_jax": ovsw_jax.__version__,

@@ -85,7 +85,10 @@ class Records:
     self._directory = workdir / evaluate.CHECKPOINTS
     self._writer = writers.MetricsWriter(workdir, step=step)
     self._bar = progress.Progress(
-      run.recipe.total_steps, step, run.config.train.batch_size
+      run.recipe.total_steps,
+      step,
+      run.config.train.batch_size,
+      steps_per_epoch=run.steps_per_epoch,
     )
     self._pending: tuple[int, int, Any] | None = None
     self._chunks: list[dict[str, np.ndarray]] = []
@@ -121,7 +124,7 @@ class Records:
       name: float(np.concatenate([c[name] for c in self._chunks]).mean())
       for name in self._chunks[0]
     }
-    test = {k: float(v) for k, v in jax.device_get(test).items()}
+    test = evaluate.numbers(test)
     step = epoch * self._run.steps_per_epoch
     check_finite({"loss": np.array([test["loss"]])}, step - 1, self._directory)
     seconds = time.perf_counter() - self._epoch_began
@@ -155,9 +158,9 @@ class Records:
     for offset in range(length):
       step = first_step + offset + 1
       if step % config.train.log_every == 0:
-        record = {name: float(value[offset]) for name, value in values.items()}
+        record = {name: value[offset] for name, value in values.items()}
         record["images_per_second"] = round(rate, 1)
         self._writer.write(
           "train", step, (step - 1) // steps_per_epoch + 1, record
         )
-    self._bar.update(first_step + length, {"loss": float(values["loss"][-1])})
+    self._bar.update(first_step + length, {k: v[-1] for k, v in values.items()})
