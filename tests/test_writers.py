@@ -181,7 +181,7 @@ def test_garbage_is_reported_with_its_line_and_left_alone(
 
 
 def test_reading_what_is_not_there(tmp_path):
-  with pytest.raises(FileNotFoundError, match="No metrics at .*jsonl"):
+  with pytest.raises(FileNotFoundError, match=r"No metrics at .*jsonl"):
     metrics.read_metrics(tmp_path)
 
 
@@ -196,8 +196,8 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
   scalars, calls = [], []
 
   class SummaryWriter:
-    def __init__(self, directory, purge_step):
-      calls.append((directory, purge_step))
+    def __init__(self, directory, **args):
+      calls.append((directory, args))
 
     def add_scalar(self, tag, value, step):
       scalars.append((tag, value, step))
@@ -213,8 +213,10 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     writer.write(
       "eval", 5, 1, {"loss": jnp.float32(0.1), "ags": {"a/b": 2}, "x": "y"}
     )
+    writer.write("eval", 6, 1, {"loss": jnp.nan})
   assert scalars == [("eval/loss", 0.1, 5), ("eval/ags/a/b", 2, 5)]
-  assert calls == [(str(tmp_path / "tensorboard"), 5), "closed"]
+  args = {"purge_step": 5, "filename_suffix": ".4"}
+  assert calls == [(str(tmp_path / "tensorboard"), args), "closed"]
 
 
 class _Clock:

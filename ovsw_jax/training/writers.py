@@ -45,7 +45,10 @@ class MetricsWriter:
       from tensorboardX import SummaryWriter  # pyrefly: ignore[missing-import]
 
       self._board = SummaryWriter(
-        str(workdir / _TENSORBOARD), purge_step=step + 1
+        str(workdir / _TENSORBOARD),
+        purge_step=step + 1,
+        # Names go by the second; a quick resume must not overwrite its past.
+        filename_suffix=f".{step}",
       )
 
   def __enter__(self) -> "MetricsWriter":
@@ -74,7 +77,8 @@ class MetricsWriter:
     self._file.flush()
     if self._board is not None:
       for name, value in scalars.items():
-        self._board.add_scalar(f"{kind}/{name}", value, int(step))
+        if name not in non_finite:
+          self._board.add_scalar(f"{kind}/{name}", value, int(step))
 
   def close(self) -> None:
     """Closes the files; a second call does nothing."""
