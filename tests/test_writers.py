@@ -258,6 +258,7 @@ def test_speed_leaves_compiling_and_evaluating_out(capsys):
   assert math.isnan(bar.images_per_second)
   clock.now += 60
   bar.update(1, {})
+  assert math.isnan(bar.images_per_second)
   for step in range(2, 26):
     clock.now += 0.5
     bar.update(step, {})
@@ -276,7 +277,7 @@ def test_a_terminal_gets_a_bar(capsys):
 
   stream, clock = Terminal(), _Clock()
   with _progress(stream, clock) as bar:
-    clock.now += 1
+    clock.now += 100
     bar.update(2, {"loss": 1.25})
     bar.line("epoch 1/4")
     clock.now += 49
@@ -292,4 +293,9 @@ def test_a_resumed_run_starts_where_it_was():
   bar = progress.Progress(100, 50, 64, stream=stream, clock=clock, every=0)
   clock.now += 5
   bar.update(60, {})
-  assert stream.getvalue() == "step  60/100  128 images/s  20s left\n"
+  clock.now += 5
+  bar.update(70, {"loss": 2})
+  assert stream.getvalue().splitlines() == [
+    "step  60/100",
+    "step  70/100  loss 2.0000  128 images/s  15s left",
+  ]

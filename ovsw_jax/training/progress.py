@@ -21,8 +21,8 @@ _SHOWN = {
 class Progress:
   """Takes the metrics of one or several steps at once and shows the last.
 
-  Speed is the median over the latest updates, so that compiling, evaluating and
-  saving in between do not count as training.
+  Speed is the median over the latest updates but for the first, so that
+  compiling, evaluating and saving do not count as training.
 
   Args:
     total: steps of the whole run.
@@ -49,7 +49,8 @@ class Progress:
     self._steps_per_epoch, self._every = steps_per_epoch, every
     self._stream, self._clock = stream or sys.stderr, clock
     self._seconds_per_step = collections.deque(maxlen=50)
-    self._updated = self._printed = clock()
+    self._printed = clock()
+    self._updated: float | None = None  # the first update waits for compiling
     self._bar = None
     if self._stream.isatty():
       self._bar = tqdm(
@@ -79,7 +80,7 @@ class Progress:
   def update(self, step: int, metrics: Mapping[str, float]) -> None:
     """`step` steps are done, the last of them with `metrics`."""
     now, done = self._clock(), step - self._step
-    if done > 0:
+    if done > 0 and self._updated is not None:
       self._seconds_per_step.append((now - self._updated) / done)
     self._updated, self._step = now, step
     text = self._text(metrics)
@@ -88,7 +89,8 @@ class Progress:
       self._bar.update(done)
     elif now - self._printed >= self._every:
       self._printed = now
-      print(f"{self._place()}  {text}", file=self._stream, flush=True)
+      line = f"{self._place()}  {text}".rstrip()
+      print(line, file=self._stream, flush=True)
 
   def line(self, text: str) -> None:
     """A line that stays, such as an epoch's results: above the bar, if any."""
