@@ -82,6 +82,7 @@ def sign_estimator(
   estimator.defvjp(forward, backward)
 
   def checked(x: jax.Array) -> jax.Array:
+    """+1 where `x >= 0`, else -1; see `sign_estimator`."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
       raise TypeError(
