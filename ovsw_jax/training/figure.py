@@ -8,38 +8,31 @@ import numpy as np
 import optax
 
 from ovsw_jax import analysis
+from ovsw_jax.analysis import run
 from ovsw_jax.training import settings
 from ovsw_jax.training import state as train_state
 
-DATA_FILE = "figure_data.npz"
 FIGURE_FILE = "figure.png"
 
 # Drawn beside each other, and in this order, where both have been run.
 _COMPARED = ("vanilla", "ovsw")
 
 
-def save_data(state: train_state.TrainState, workdir: pathlib.Path) -> None:
-  """Keeps the latent weights, and which of them never flipped, by layer.
-
-  `<layer>` is the weight over its layer's standard deviation, float16 and of
-  shape (n,); `<layer>:never_flipped` the flags of the same n, packed in bytes.
-  Without binary weights the file is empty.
-  """
-  flips = optax.tree.get(state.opt_state, "flips")
-  never = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(n) == 0
-    for path, n in jax.tree.leaves_with_path(flips)
-  }
-  arrays = {}
-  for path, value in jax.tree.leaves_with_path(state.params):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    if name in never:
-      latent = np.asarray(value, np.float32).ravel()
-      arrays[name] = (latent / max(latent.std(), 1e-12)).astype(np.float16)
-      arrays[f"{name}:never_flipped"] = np.packbits(never[name].ravel())
-  temporary = workdir / f"tmp_{DATA_FILE}"
-  np.savez(temporary, **arrays)
-  temporary.replace(workdir / DATA_FILE)
+def save_weights(state: train_state.TrainState, workdir: pathlib.Path) -> None:
+  """Keeps the latent weights and their flips, by layer, for the figure."""
+  # Leaves that are masked out of the statistics have none here.
+  flips = jax.tree.leaves_with_path(optax.tree.get(state.opt_state, "flips"))
+  latent = dict(jax.tree.leaves_with_path(state.params))
+  run.save_weights(
+    workdir,
+    {
+      jax.tree_util.keystr(path, simple=True, separator="/"): (
+        np.asarray(latent[path]),
+        np.asarray(n),
+      )
+      for path, n in flips
+    },
+  )
 
 
 def siblings(config: Any, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -56,7 +49,7 @@ def siblings(config: Any, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
   place = len(parts) - 1 - parts[::-1].index(config.method)
   for method in _COMPARED:
     other = pathlib.Path(*parts[:place], method, *parts[place + 1 :])
-    if method == config.method or not (other / DATA_FILE).exists():
+    if method == config.method or not (other / run.WEIGHTS_FILE).exists():
       continue
     saved = settings.read(other)
     if saved is not None and _without_method(saved) == wanted:
@@ -77,11 +70,6 @@ def _without_method(saved: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def draw(config: Any, workdir: pathlib.Path) -> pathlib.Path:
-  """Draws this run and its siblings; returns the figure's path."""
-  path = workdir / FIGURE_FILE
-  figure = analysis.flip_figure(siblings(config, workdir))
-  temporary = workdir / f"tmp_{FIGURE_FILE}"
-  figure.savefig(temporary)
-  temporary.replace(path)
-  return path
+def draw(config: Any, workdir: pathlib.Path) -> None:
+  """Draws this run and its siblings."""
+  analysis.save_flip_figure(workdir / FIGURE_FILE, siblings(config, workdir))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import ovsw_jax
-from ovsw_jax.analysis import metrics
+from ovsw_jax import analysis
 from ovsw_jax.training import evaluate, figure, settings
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.experiment import Experiment
@@ -63,7 +63,7 @@ def finish(
 ) -> dict[str, Any]:
   """Writes the figure, then `result.json`, the mark of a finished run."""
   flips = evaluate.numbers(statistics(state.opt_state))
-  records = metrics.read_metrics(workdir)
+  records = analysis.read_metrics(workdir)
   ends = [record for record in records if record["kind"] == "eval"]
   result = {
     **means,
@@ -81,7 +81,7 @@ def finish(
     },
     "command": shlex.join(sys.argv),
   }
-  figure.save_data(state, workdir)
+  figure.save_weights(state, workdir)
   figure.draw(run.config, workdir)
   settings.write_json(workdir / RESULT_FILE, result)
   return result
