@@ -91,7 +91,8 @@ def read_run(workdir) -> Run:
   records, weights = read_metrics(workdir), {}
   if path.exists():
     try:
-      with np.load(path, allow_pickle=False) as arrays:
+      # Opened here: np.load leaves a file that is no archive open.
+      with path.open("rb") as file, np.load(file) as arrays:
         for layer in arrays.files:
           if not layer.endswith(_NEVER):
             latent = arrays[layer].astype(np.float32)
