@@ -32,7 +32,7 @@ def _fail(message: str) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; a wrong one is one line, not a traceback."""
-  flags.FLAGS.set_default("verbosity", logging.WARNING)
+  flags.FLAGS.verbosity = logging.WARNING
   try:
     rest = flags.FLAGS(argv)
     if _CONFIG.value is not None:
