@@ -64,7 +64,7 @@ def sign_estimator(
     >>> from ovsw_jax import sign
     >>> triangle = sign.sign_estimator(lambda x: jnp.maximum(0, 1 - abs(x)))
     >>> jax.grad(lambda x: triangle(x).sum())(jnp.array([0.25, -2.0])).tolist()
-    [0.75, -0.0]
+    [0.75, 0.0]
   """
 
   @jax.custom_vjp

@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
   strides: int
   conv: ModuleFactory
   norm: ModuleFactory
-  activation: Callable[[], Callable[[jax.Array], jax.Array]]
+  activation: ModuleFactory
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool, progress: Any) -> jax.Array:
