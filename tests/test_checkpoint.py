@@ -237,6 +237,16 @@ def test_every_damaged_file_is_noticed(saved, tmp_path, damage, caplog, capfd):
   assert capfd.readouterr() == ("", "")
 
 
+def test_a_changed_manifest_is_damage_and_not_another_tree(saved, tmp_path):
+  for old, new in (("float32", "float16"), ('"dtype"', '"dtypf"'), ("8", "9")):
+    directory = tmp_path / new.strip('"')
+    shutil.copytree(saved, directory)
+    manifest = directory / "10" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"is damaged .* manifest\.json has"):
+      checkpoint.restore_latest(directory, _abstract(_state()))
+
+
 def test_a_damaged_newest_checkpoint_names_the_one_before(tmp_path):
   for step in (3, 5):
     checkpoint.save(tmp_path, step, {"x": jnp.arange(4)}, keep=2)

@@ -54,7 +54,7 @@ def silent(
 
   References:
     Xiang et al., `OvSW: Overcoming Silent Weights for Accurate Binary Neural
-    Networks <https://arxiv.org/abs/2407.05257>`_, 2024, section 3.3
+    Networks <https://arxiv.org/abs/2407.05257>`_, 2024
   """
   return _shares({k: np.asarray(v) < threshold for k, v in flip_ema.items()})
 

@@ -81,6 +81,7 @@ def save(directory, step: int, tree: Any, *, keep: int = 1) -> None:
     ocp.save(writing, arrays)
     if jax.process_index() == 0:
       manifest["files"] = _files(writing)
+      manifest["crc32"] = _crc32(manifest)
       (writing / _MANIFEST).write_text(json.dumps(manifest))
       writing.rename(path)
   except Exception as error:
@@ -156,6 +157,8 @@ def _restore(directory, step: int, template: Any, *, whole: bool) -> Any:
     manifest = json.loads((path / _MANIFEST).read_text())
     if manifest["format"] != _FORMAT:
       raise ValueError(f"unknown format {manifest['format']!r}")
+    if manifest.pop("crc32") != _crc32(manifest):
+      raise ValueError(f"its {_MANIFEST} has other bits than were written")
     saved, files = manifest["leaves"], manifest["files"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _damaged(directory, step, error) from error
@@ -211,6 +214,10 @@ def _files(path: pathlib.Path) -> dict[str, list[int]]:
           crc32 = zlib.crc32(chunk, crc32)
       found[name] = [file.stat().st_size, crc32]
   return found
+
+
+def _crc32(manifest: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(manifest).encode())
 
 
 def _check_files(path: pathlib.Path, expected: dict[str, list[int]]) -> None:
