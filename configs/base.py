@@ -55,7 +55,7 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.data.dir = config_dict.placeholder(str)  # of prepared TFDS data
   config.data.pad = 0
   config.data.flip = False
-  config.data.limit = config_dict.placeholder(int)  # first examples only
+  config.data.limit = config_dict.placeholder(int)  # so many examples only
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "sgd"  # or adam, adamw

@@ -379,3 +379,12 @@ def test_a_config_of_another_shape_is_refused(tmp_path, edit):
   with pytest.raises(ValueError, match=message):
     loop.train_and_evaluate(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_keeps_every_class():
+  """Image folders are sorted by class: the first examples are one class."""
+  labels = np.arange(1000, dtype=np.int32) // 100
+  split = data.Split(np.zeros((1000, 1, 1, 1), np.uint8), labels)
+  limited = experiment._limited(split, 40)
+  np.testing.assert_array_equal(np.bincount(limited.labels), np.full(10, 4))
+  assert experiment._limited(split, 1000) is split

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ovsw_jax import data, methods, models
 from ovsw_jax.training import optimizer, schedules
@@ -45,8 +46,13 @@ class Experiment(NamedTuple):
     )
 
 
-def _first(split: data.Split, limit: int | None) -> data.Split:
-  return data.Split(split.images[:limit], split.labels[:limit])
+def _limited(split: data.Split, limit: int | None) -> data.Split:
+  """Evenly spaced examples, as image folders are sorted by class."""
+  examples = len(split.labels)
+  if limit is None or limit >= examples:
+    return split
+  chosen = np.arange(limit) * examples // limit
+  return data.Split(split.images[chosen], split.labels[chosen])
 
 
 def build(config: Any) -> Experiment:
@@ -68,8 +74,8 @@ def build(config: Any) -> Experiment:
   # Made once before the data is read, so that a typing error costs no waiting.
   models.make(config.model.name, num_classes=2, conv=method.conv, dtype=dtype)
   dataset = data.load(config.data.name, data_dir=config.data.dir)
-  train = _first(dataset.train, config.data.limit)
-  test = _first(dataset.test, config.data.limit)
+  train = _limited(dataset.train, config.data.limit)
+  test = _limited(dataset.test, config.data.limit)
 
   examples, batch_size = len(train.labels), config.train.batch_size
   if batch_size > examples:

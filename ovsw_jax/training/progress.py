@@ -112,7 +112,7 @@ class Progress:
     place = f"step {self._step:{width}}/{self._total}"
     if self._steps_per_epoch is not None:
       epochs = -(-self._total // self._steps_per_epoch)
-      epoch = min(self._step // self._steps_per_epoch + 1, epochs)
+      epoch = max(-(-self._step // self._steps_per_epoch), 1)
       place = f"epoch {epoch:{len(str(epochs))}}/{epochs}  {place}"
     return place
 
