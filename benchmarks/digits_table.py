@@ -22,14 +22,14 @@ METHODS = ("vanilla", "ags", "sad", "ovsw")
 def run(config: str, method: str, seed: int, workdir: pathlib.Path) -> dict:
   """The result of one run, trained now if it has none yet."""
   place = workdir / method / f"seed{seed}"
-  result = place / "result.json"
+  result = ROOT / place / "result.json"
   if not result.exists():
     command = [
       sys.executable,
       "main.py",
       f"--config={config}:{method}",
       f"--config.seed={seed}",
-      f"--workdir={place.resolve()}",
+      f"--workdir={place}",
     ]
     print("$", *command[1:], flush=True)
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -72,7 +72,12 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--config", default="configs/digits.py")
-  parser.add_argument("--workdir", type=pathlib.Path, default="runs/digits")
+  parser.add_argument(
+    "--workdir",
+    type=pathlib.Path,
+    default="runs/digits",
+    help="place of the runs, below the repository unless absolute",
+  )
   parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
   parser.add_argument(
     "--out", type=pathlib.Path, default=ROOT / "results" / "digits.jsonl"
