@@ -1,5 +1,6 @@
 """Layers of binary activations and binary weights."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -14,22 +15,28 @@ Dtype = Any
 OutputScale = quantizers.OutputScale | Literal["learned"] | None
 
 
-def _quantize_weight(
-  module: nn.Module,
+def _scaled_product(
+  layer: "BinaryConv | BinaryDense",
   latent: jax.Array,
-  weight_quantizer: quantizers.WeightQuantizer,
-  output_scale: OutputScale,
+  x: jax.Array,
+  product: Callable[[jax.Array, jax.Array], jax.Array],
+  train: bool,
   progress: jax.typing.ArrayLike,
-) -> quantizers.Quantized:
-  """Bits and the whole scale that the product is multiplied by."""
-  bits, scale = weight_quantizer(latent, progress)
-  if output_scale == "learned":
-    scale = scale * module.param(
+) -> jax.Array:
+  """Quantizes both operands, multiplies, adds the bias and scales."""
+  bits, scale = layer.weight_quantizer(latent, progress)
+  if layer.output_scale == "learned":
+    scale = scale * layer.param(
       "output_scale", lambda key: quantizers.mean_magnitude(latent)
     )
-  elif output_scale is not None:
-    scale = scale * output_scale(latent)
-  return quantizers.Quantized(bits, scale)
+  elif layer.output_scale is not None:
+    scale = scale * layer.output_scale(latent)
+  y = product(layer.activation_quantizer(x, train, progress), bits)
+  if layer.use_bias:
+    y += layer.param(
+      "bias", nn.initializers.zeros, (layer.features,), layer.param_dtype
+    )
+  return y * scale
 
 
 class BinaryConv(nn.Module):
@@ -117,16 +124,10 @@ class BinaryConv(nn.Module):
       (*size, x.shape[-1] // groups, self.features),
       self.param_dtype,
     )
-    quantized = _quantize_weight(
-      self, latent, self.weight_quantizer, self.output_scale, progress
+    product = functools.partial(
+      products.binary_conv, geometry=geometry, dtype=self.dtype
     )
-    bits = self.activation_quantizer(x, train, progress)
-    y = products.binary_conv(bits, quantized.bits, geometry, self.dtype)
-    if self.use_bias:
-      y += self.param(
-        "bias", nn.initializers.zeros, (self.features,), self.param_dtype
-      )
-    return y * quantized.scale
+    return _scaled_product(self, latent, x, product, train, progress)
 
 
 class BinaryDense(nn.Module):
@@ -171,13 +172,5 @@ class BinaryDense(nn.Module):
       (x.shape[-1], self.features),
       self.param_dtype,
     )
-    quantized = _quantize_weight(
-      self, latent, self.weight_quantizer, self.output_scale, progress
-    )
-    bits = self.activation_quantizer(x, train, progress)
-    y = products.binary_dot(bits, quantized.bits, self.dtype)
-    if self.use_bias:
-      y += self.param(
-        "bias", nn.initializers.zeros, (self.features,), self.param_dtype
-      )
-    return y * quantized.scale
+    product = functools.partial(products.binary_dot, dtype=self.dtype)
+    return _scaled_product(self, latent, x, product, train, progress)
