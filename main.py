@@ -4,20 +4,20 @@
   python main.py --config=configs/digits.py:vanilla --config.seed=1
   python main.py --config=configs/digits.py --mode=evaluate
 
-After the colon stand a config's arguments: a method (ovsw, ags, sad, vanilla,
-full_precision), `smoke` for a run of seconds, or both, as in `:vanilla,smoke`.
-A field is set by its name: --config.train.epochs=30. The same command again
-resumes a run. --verbosity=0 tells more, 1 adds tracebacks to errors.
+After the colon: a method (ovsw, ags, sad, vanilla, full_precision), `smoke` for
+a run of seconds, or both. Set fields as in --config.train.epochs=30. The same
+command again resumes. --verbosity=0 tells more, 1 adds tracebacks to errors.
 """
 
 import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+try:
+  from absl import app, flags, logging
+  from ml_collections import config_flags
+except ImportError as missing:
+  sys.exit(f"error: {missing}; install it with: pip install -e '.[train]'")
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "File of configs/, with arguments after a colon."
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of configs/.")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Place of the run; runs/<name>/<method>/seed<seed> if unset."
 )

@@ -1,6 +1,7 @@
 """The command line, as a user meets it: in a process of its own."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -87,3 +88,17 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, message):
 def test_main_is_short():
   text = (ROOT / "main.py").read_text()
   assert len(text.splitlines()) < 70
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(tmp_path):
+  (tmp_path / "ml_collections.py").write_text("raise ImportError('gone')\n")
+  result = subprocess.run(
+    [sys.executable, str(ROOT / "main.py")],
+    env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert result.stderr == (
+    "error: gone; install it with: pip install -e '.[train]'\n"
+  )
