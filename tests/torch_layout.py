@@ -29,8 +29,6 @@ def locate(key: str, architecture: str) -> tuple[str, ...]:
   parts = tuple(module.split("."))
   if leaf.startswith("running_"):
     return ("batch_stats", *parts, leaf.removeprefix("running_"))
-  if leaf == "scaling_factor":
-    return ("params", *parts, "output_scale")
   if leaf == "weight":
     last = parts[-1]
     real_shortcut = architecture in ("resnet18", "resnet34")

@@ -6,7 +6,7 @@ Each constructor takes `conv`, the factory of its binary convolutions: pass
 
 from flax import linen as nn
 
-from ovsw_jax.models._resnet import Hardtanh as Hardtanh
+from ovsw_jax.models._blocks import Hardtanh as Hardtanh
 from ovsw_jax.models._resnet import ResNet as ResNet
 from ovsw_jax.models._resnet import cifar_resnet18 as cifar_resnet18
 from ovsw_jax.models._resnet import cifar_resnet20 as cifar_resnet20

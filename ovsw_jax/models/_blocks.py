@@ -17,6 +17,13 @@ from ovsw_jax.nn import RealConv, hardtanh, torch_uniform
 ModuleFactory = Callable[..., Callable[..., jax.Array]]
 
 
+class Hardtanh(nn.Module):
+  """`ovsw_jax.nn.hardtanh` as a module, to stand where `PReLU` may."""
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return hardtanh(x)
+
+
 def pooled_shortcut(x: jax.Array, features: int, strides: int) -> jax.Array:
   """Average pooling and zero channels: the shortcut without parameters."""
   if strides == 1 and x.shape[-1] == features:

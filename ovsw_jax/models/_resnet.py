@@ -18,13 +18,6 @@ from ovsw_jax import nn as layers
 from ovsw_jax.models import _blocks
 
 
-class Hardtanh(nn.Module):
-  """`ovsw_jax.nn.hardtanh` as a module, to stand where `PReLU` may."""
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return layers.hardtanh(x)
-
-
 def _imagenet_pool(x: jax.Array) -> jax.Array:
   return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
@@ -107,12 +100,11 @@ class ResNet(nn.Module):
     return layers.Dense(self.num_classes, name="head")(x)
 
 
-def _basic(activation: Callable[..., Any]) -> Callable[..., Any]:
-  return functools.partial(_blocks.BasicBlock, activation=activation)
-
-
 def cifar_resnet18(
-  num_classes: int = 10, *, activation: Callable[..., Any] = Hardtanh, **kwargs
+  num_classes: int = 10,
+  *,
+  activation: Callable[..., Any] = _blocks.Hardtanh,
+  **kwargs,
 ) -> ResNet:
   """CIFAR ResNet-18: basic blocks, binary shortcuts, 64 to 512 channels.
 
@@ -125,7 +117,10 @@ def cifar_resnet18(
 
 
 def cifar_resnet34(
-  num_classes: int = 10, *, activation: Callable[..., Any] = Hardtanh, **kwargs
+  num_classes: int = 10,
+  *,
+  activation: Callable[..., Any] = _blocks.Hardtanh,
+  **kwargs,
 ) -> ResNet:
   """CIFAR ResNet-34; see `cifar_resnet18`."""
   return _cifar_basic((3, 4, 6, 3), num_classes, activation, **kwargs)
@@ -136,7 +131,7 @@ def _cifar_basic(stage_sizes, num_classes, activation, **kwargs) -> ResNet:
     stage_sizes=stage_sizes,
     widths=(64, 128, 256, 512),
     num_classes=num_classes,
-    block=_basic(activation),
+    block=functools.partial(_blocks.BasicBlock, activation=activation),
     **kwargs,
   )
 

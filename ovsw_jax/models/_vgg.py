@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ovsw_jax import nn as layers
-from ovsw_jax.models import _resnet
+from ovsw_jax.models import _blocks
 
 _WIDTHS = (128, 128, 256, 256, 512, 512)
 _POOLED = (1, 3, 5)  # convolutions followed by 2x2 max pooling
@@ -34,7 +34,7 @@ class VGGSmall(nn.Module):
 
   num_classes: int
   conv: Callable[..., Any] = layers.BinaryConv
-  activation: Callable[..., Any] = _resnet.Hardtanh
+  activation: Callable[..., Any] = _blocks.Hardtanh
   norm_axis_name: str | None = None
   dtype: Any = jnp.float32
 
