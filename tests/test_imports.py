@@ -28,7 +28,7 @@ FLOORS = {
 THIRD_PARTIES = {
   "_version": set(),
   "sign": {"jax"},
-  "products": {"jax"},
+  "products": {"jax", "numpy"},
   "quantizers": {"jax"},
   "optax": {"jax", "numpy", "optax"},
   "nn": {"jax", "flax"},

@@ -125,7 +125,10 @@ class BinaryConv(nn.Module):
       self.param_dtype,
     )
     product = functools.partial(
-      products.binary_conv, geometry=geometry, dtype=self.dtype
+      products.binary_conv,
+      geometry=geometry,
+      dtype=self.dtype,
+      binary_kernel=True,
     )
     return _scaled_product(self, latent, x, product, train, progress)
 

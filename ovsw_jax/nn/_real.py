@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from ovsw_jax.nn import _geometry, _initializers
+from ovsw_jax.nn._normalization import normalize
 
 Dtype = Any
 
@@ -88,28 +89,23 @@ class BatchNorm(nn.Module):
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     running_var = self.variable("batch_stats", "var", jnp.ones, shape)
     if train:
-      axes = tuple(range(x.ndim - 1))
       count = x.size // x.shape[-1]
-      mean = jnp.mean(x, axis=axes)
       if self.axis_name is not None:
-        mean = lax.pmean(mean, self.axis_name)
         count *= lax.axis_size(self.axis_name)
-      var = jnp.mean(jnp.square(x - mean), axis=axes)
-      if self.axis_name is not None:
-        var = lax.pmean(var, self.axis_name)
       if count < 2:
         raise ValueError(
           f"batch normalization of shape {x.shape} sees one value per channel "
           "and cannot train on it; use a batch of at least 2."
         )
+      y, mean, var = normalize(x, scale, bias, self.epsilon, self.axis_name)
       if not self.is_initializing():
         keep = self.momentum
         unbiased = var * (count / (count - 1))
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
         running_var.value = keep * running_var.value + (1 - keep) * unbiased
-    else:
-      mean, var = running_mean.value, running_var.value
-    return (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+      return y
+    inverse = lax.rsqrt(running_var.value + self.epsilon)
+    return (x - running_mean.value) * (scale * inverse) + bias
 
 
 class PReLU(nn.Module):

@@ -1,0 +1,185 @@
+"""Convolution of bits with a kernel, one `custom_vjp`.
+
+Which form computes it is decided here alone, by the platform that the program
+is lowered for. `benchmarks/convolution_forms.py` measures them all; on a CPU
+(two cores, AVX-512, 3x3, float32, milliseconds):
+
+==================  =======  =========  =======  ============
+input               forward             kernel gradient
+------------------  ------------------  ---------------------
+batch, size, width  XLA      popcount   XLA      patches, dot
+==================  =======  =========  =======  ============
+128, 32x32, 16      3.7      2.5        22.4     5.4
+128, 16x16, 32      3.3      1.8        18.8     6.6
+128, 8x8, 64        3.9      1.2        9.9      4.4
+32, 32x32, 64       13.6     3.9        63.9     16.7
+32, 16x16, 128      8.1      2.6        22.4     12.6
+32, 8x8, 256        7.2      3.2        9.1      9.0
+32, 4x4, 512        8.2      6.0        10.2     9.4
+==================  =======  =========  =======  ============
+
+The input gradient is XLA's transposed convolution, which takes as long as its
+forward convolution. On other platforms all three are XLA's convolutions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ovsw_jax.products import _packed
+from ovsw_jax.products._bits import pack_bits, unpack_bits
+from ovsw_jax.products._geometry import ConvGeometry, dilated
+
+_PLAIN = ConvGeometry()
+
+
+def _accumulator(dtype) -> jnp.dtype:
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def binary_conv(
+  bits: jax.Array,
+  kernel: jax.Array,
+  geometry: ConvGeometry = _PLAIN,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+  binary_kernel: bool = False,
+) -> jax.Array:
+  """Convolves bits with a kernel; zero padding, NHWC and HWIO.
+
+  Args:
+    bits: +1 or -1, shape (batch, height, width, in).
+    kernel: shape (height, width, in / groups, out), any real values.
+    geometry: strides, padding, dilation and groups.
+    dtype: dtype of the operands inside; bfloat16 is exact for +1/-1 kernels.
+    binary_kernel: promises that the kernel is +1 or -1 everywhere, so that the
+      sum may be counted in bits. The result is the same number.
+
+  Returns:
+    shape (batch, height', width', out), float32, or float64 for float64.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import products
+    >>> x, w = -jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1))
+    >>> products.binary_conv(x, w)[0, :, :, 0].tolist()
+    [[-18.0, -18.0], [-18.0, -18.0]]
+  """
+  return _convolve(
+    bits, pack_bits(bits), kernel, geometry, dtype, binary_kernel
+  )
+
+
+def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
+  def direct(bits, packed, kernel):
+    del packed
+    return lax.conv_general_dilated(
+      bits.astype(dtype),
+      kernel.astype(dtype),
+      window_strides=geometry.strides,
+      padding=geometry.padding,
+      rhs_dilation=geometry.dilation,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=geometry.groups,
+      preferred_element_type=_accumulator(dtype),
+    )
+
+  def counted(bits, packed, kernel):
+    del bits
+    sums = _packed.convolve(packed, kernel, geometry)
+    return sums.astype(_accumulator(dtype))
+
+  if not (binary_kernel and _packed.can_count(kernel.shape, geometry)):
+    return direct(bits, packed, kernel)
+  return lax.platform_dependent(
+    bits, packed, kernel, cpu=counted, default=direct
+  )
+
+
+def _forward(bits, kernel, geometry, dtype, binary_kernel):
+  packed = pack_bits(bits)
+  out = _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
+  # A zero-size array carries what the cotangent's shape and dtype must be.
+  like = jnp.empty((0, *bits.shape[1:]), bits.dtype)
+  return out, (packed, kernel, like)
+
+
+def _backward(geometry, dtype, binary_kernel, residuals, gradient):
+  del binary_kernel
+  packed, kernel, like = residuals
+  # Without the barrier XLA's CPU backend fuses the elementwise producers of
+  # the gradient into the convolutions' inner loops and recomputes them there.
+  gradient = lax.optimization_barrier(gradient).astype(dtype)
+  shape = (gradient.shape[0], *like.shape[1:])
+  to_input = _input_gradient(gradient, kernel.astype(dtype), shape, geometry)
+  to_kernel = _kernel_gradient(gradient, packed, shape, kernel.shape, geometry)
+  return to_input.astype(like.dtype), to_kernel.astype(kernel.dtype)
+
+
+binary_conv.defvjp(_forward, _backward)
+
+
+def _input_gradient(gradient, kernel, input_shape, geometry):
+  """Transposed convolution of the output gradient with the kernel."""
+  height, width, in_per_group, out = kernel.shape
+  groups = geometry.groups
+  # (h, w, in/g, g, out/g) -> (h, w, out/g, g, in/g): swap in and out by group.
+  kernel = kernel.reshape(height, width, in_per_group, groups, out // groups)
+  kernel = kernel.transpose(0, 1, 4, 3, 2)[::-1, ::-1]
+  kernel = kernel.reshape(height, width, out // groups, groups * in_per_group)
+  padding = []
+  for axis in (0, 1):
+    reach = dilated(kernel.shape[axis], geometry.dilation[axis])
+    spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
+    before = reach - 1 - geometry.padding[axis][0]
+    padding.append(
+      (before, input_shape[axis + 1] + reach - 1 - spread - before)
+    )
+  return lax.conv_general_dilated(
+    gradient,
+    kernel,
+    window_strides=(1, 1),
+    padding=padding,
+    lhs_dilation=geometry.strides,
+    rhs_dilation=geometry.dilation,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+    preferred_element_type=_accumulator(gradient.dtype),
+  )
+
+
+def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
+  """Correlation of the input bits with the output gradient."""
+
+  def direct(gradient, packed):
+    bits = unpack_bits(packed, input_shape[-1], gradient.dtype)
+    padding = []
+    for axis in (0, 1):
+      reach = dilated(kernel_shape[axis], geometry.dilation[axis])
+      spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
+      before = geometry.padding[axis][0]
+      after = spread + reach - 1 - bits.shape[axis + 1] - before
+      padding.append((before, after))
+    return lax.conv_general_dilated(
+      bits,
+      gradient,
+      window_strides=geometry.dilation,
+      padding=padding,
+      rhs_dilation=geometry.strides,
+      # The batch is summed over, so it stands where input channels do.
+      dimension_numbers=("CHWN", "IHWO", "HWNC"),
+      batch_group_count=geometry.groups,
+      preferred_element_type=_accumulator(gradient.dtype),
+    )
+
+  def patches(gradient, packed):
+    gradient = gradient.astype(_accumulator(gradient.dtype))
+    return _packed.kernel_gradient(
+      gradient, packed, input_shape, kernel_shape, geometry
+    )
+
+  if geometry.groups > 1:
+    return direct(gradient, packed)
+  return lax.platform_dependent(gradient, packed, cpu=patches, default=direct)

@@ -1,0 +1,179 @@
+"""Convolution on packed bits, in the form that XLA's CPU backend runs fast.
+
+Padding is zeros and a bit is not: both functions let a padded tap count as -1
+and then take that back, exactly, from what is known of the border.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ovsw_jax.products._bits import pack_bits, unpack_bits
+from ovsw_jax.products._geometry import (
+  ConvGeometry,
+  output_size,
+  taps_on_padding,
+)
+
+_MOST_WORDS = 256  # terms of one unrolled sum: 3x3 taps of 910 channels
+# Unpacked patches in flight. Larger ones leave the cache, and are so large that
+# the allocator asks the kernel for fresh pages every time.
+_CHUNK_BYTES = 2**25
+
+
+def can_count(kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> bool:
+  """Whether `convolve` takes a kernel of this shape."""
+  height, width, channels, _ = kernel_shape
+  words = height * width * -(-channels // 32)
+  return geometry.groups == 1 and words <= _MOST_WORDS
+
+
+def _padded(packed: jax.Array, geometry: ConvGeometry) -> jax.Array:
+  padded = jnp.pad(packed, ((0, 0), *geometry.padding, (0, 0)))
+  # Small, and read once for every tap: worth having in memory.
+  return lax.optimization_barrier(padded)
+
+
+def _taps(
+  padded: jax.Array, kernel_size, size, geometry: ConvGeometry, axis: int
+) -> list[jax.Array]:
+  """What each kernel tap reads; height and width are at `axis` and after."""
+  taps = []
+  for tap in np.ndindex(kernel_size):
+    part = padded
+    for i in (0, 1):
+      start = tap[i] * geometry.dilation[i]
+      stop = start + (size[i] - 1) * geometry.strides[i] + 1
+      part = lax.slice_in_dim(
+        part, start, stop, geometry.strides[i], axis=axis + i
+      )
+    taps.append(part)
+  return taps
+
+
+def _chunks(rows: int, row_bytes: int) -> int:
+  """Into how many equal parts the patches are cut."""
+  least = -(-rows * row_bytes // _CHUNK_BYTES)
+  return next(n for n in range(max(least, 1), rows + 1) if rows % n == 0)
+
+
+def convolve(
+  packed: jax.Array, kernel: jax.Array, geometry: ConvGeometry
+) -> jax.Array:
+  """Convolves bits with a kernel of +1 and -1 by exclusive or and popcount.
+
+  The loop order is the one that vectorizes: the sum over taps and words is
+  unrolled, and output channels are innermost.
+
+  Args:
+    packed: shape (batch, height, width, words), from `pack_bits`.
+    kernel: +1 or -1, shape (height, width, in, out).
+    geometry: of one group.
+
+  Returns:
+    int32, shape (batch, height', width', out).
+  """
+  rows, columns, channels, _ = kernel.shape
+  input_size = packed.shape[1:3]
+  size = output_size(geometry, input_size, (rows, columns))
+  padded = _padded(packed, geometry)
+  kernel_words = pack_bits(jnp.swapaxes(kernel, 2, 3))
+  kernel_words = lax.optimization_barrier(kernel_words)
+  kernel_words = kernel_words.reshape(-1, *kernel_words.shape[2:])
+  narrow = jnp.iinfo(packed.dtype).bits <= 16 and (
+    rows * columns * channels < 2**16
+  )
+  counter = jnp.uint16 if narrow else jnp.uint32
+  differing = jnp.zeros((), counter)
+  taps = _taps(padded, (rows, columns), size, geometry, axis=1)
+  for tap, kernel_tap in zip(taps, kernel_words, strict=True):
+    for word in range(packed.shape[-1]):
+      differs = tap[..., word, None] ^ kernel_tap[:, word]
+      differing += lax.population_count(differs).astype(counter)
+  sums = rows * columns * channels - 2 * differing.astype(jnp.int32)
+  outside = taps_on_padding(geometry, input_size, (rows, columns))
+  if outside.any():
+    per_tap = jnp.sum(kernel > 0, axis=2, dtype=jnp.int32) * 2 - channels
+    sums += jnp.einsum("hwij,ijo->hwo", outside.astype(np.int32), per_tap)
+  # Kept from being computed again in each of its consumers.
+  return lax.optimization_barrier(sums)
+
+
+def _sum_on_padding(gradient: jax.Array, outside: np.ndarray) -> jax.Array:
+  """Sums the gradient where a tap reads padding: shape (kh, kw, out).
+
+  Only the border is read: whole rows first, then columns of what is left.
+  """
+  rest, total = outside.copy(), 0
+  for axis in (0, 1):
+    here = rest if axis == 0 else rest.swapaxes(0, 1)
+    reads = here.any(axis=(2, 3))
+    lines = np.flatnonzero(
+      reads.all(axis=1) if axis == 0 else reads.any(axis=1)
+    )
+    if lines.size:
+      parts = [jnp.take(gradient, line, axis=axis + 1) for line in lines]
+      sums = jnp.sum(jnp.stack(parts, axis=1), axis=0)
+      mask = here[lines].astype(gradient.dtype)
+      total += jnp.einsum("hwij,hwo->ijo", mask, sums)
+    here[lines] = False
+  return total
+
+
+def kernel_gradient(
+  gradient: jax.Array,
+  packed: jax.Array,
+  input_shape: tuple[int, ...],
+  kernel_shape: tuple[int, ...],
+  geometry: ConvGeometry,
+) -> jax.Array:
+  """The kernel's gradient as matrix products of unpacked patches.
+
+  Patches are gathered in bits, where they are small, and unpacked a chunk at a
+  time just before they are multiplied.
+
+  Args:
+    gradient: of the output, shape (batch, height', width', out), float.
+    packed: shape (batch, height, width, words), from `pack_bits`.
+    input_shape: (batch, height, width, in).
+    kernel_shape: (height, width, in, out).
+    geometry: of one group.
+
+  Returns:
+    shape `kernel_shape`, dtype of `gradient`.
+  """
+  height, width, channels, out = kernel_shape
+  taps = height * width
+  # Positions are innermost, so that unpacking is a shift of whole vectors.
+  padded = jnp.moveaxis(_padded(packed, geometry), -1, 0)
+  words = jnp.stack(
+    _taps(padded, (height, width), gradient.shape[1:3], geometry, axis=2)
+  )
+  words = lax.optimization_barrier(words).reshape(taps, padded.shape[0], -1)
+  flat = gradient.reshape(-1, out)
+  count = flat.shape[0]
+  chunks = _chunks(count, taps * channels * flat.dtype.itemsize)
+  length = count // chunks
+
+  def product(index):
+    part = lax.dynamic_slice_in_dim(words, index * length, length, axis=2)
+    patches = unpack_bits(part, channels, flat.dtype, axis=1)
+    return patches.reshape(taps * channels, length) @ (
+      lax.dynamic_slice_in_dim(flat, index * length, length)
+    )
+
+  if chunks == 1:
+    total = product(0)
+  else:
+    total = lax.fori_loop(
+      0,
+      chunks,
+      lambda index, total: total + product(index),
+      jnp.zeros((taps * channels, out), flat.dtype),
+    )
+  total = total.reshape(kernel_shape)
+  outside = taps_on_padding(geometry, input_shape[1:3], (height, width))
+  if outside.any():
+    total += _sum_on_padding(gradient, outside)[:, :, None]
+  return total
