@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from ovsw_jax import products, sign
+from ovsw_jax.products import _packed
 
 GEOMETRIES = [
   products.ConvGeometry(strides, padding, dilation, groups)
@@ -59,6 +60,45 @@ def test_convolution_and_both_gradients(geometry, x64):
   g = jax.random.normal(jax.random.key(3), out.shape, jnp.float64)
   for ours, theirs in zip(vjp(g), plain_vjp(g), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", (1, 7, 16, 24, 40, 64))
+@pytest.mark.parametrize("stride", (1, 2))
+def test_counted_sums_are_the_convolution(channels, stride):
+  geometry = products.ConvGeometry((stride, stride), ((1, 1), (2, 0)))
+  x, w = bits(20, (3, 7, 6, channels)), bits(21, (3, 3, channels, 5))
+  counted = products.binary_conv(x, w, geometry, jnp.float32, True)
+  np.testing.assert_array_equal(counted, plain_conv(x, w, geometry))
+
+
+def test_gradients_when_patches_come_in_chunks(monkeypatch, x64):
+  monkeypatch.setattr(_packed, "_CHUNK_BYTES", 5000)
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  x = bits(22, (5, 7, 6, 9), jnp.float64)
+  w = bits(23, (3, 3, 9, 4), jnp.float64)
+  out, plain_vjp = jax.vjp(lambda x, w: plain_conv(x, w, geometry), x, w)
+  _, vjp = jax.vjp(
+    lambda x, w: products.binary_conv(x, w, geometry, jnp.float64, True), x, w
+  )
+  assert _packed._chunks(5 * 7 * 6, 9 * 9 * 8) > 2
+  for ours, theirs in zip(vjp(out), plain_vjp(out), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform, counts", (("cpu", True), ("cuda", False)))
+def test_the_platform_chooses_the_form(platform, counts):
+  x, w = bits(24, (2, 6, 6, 8)), bits(25, (3, 3, 8, 4))
+
+  def loss(x, w):
+    plain = products.ConvGeometry()
+    out = products.binary_conv(x, w, plain, jnp.float32, True)
+    return jnp.sum(out**2)
+
+  traced = jax.jit(jax.grad(loss, (0, 1))).trace(x, w)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  # Forward and two gradients, or the gradient of the input alone.
+  assert text.count("stablehlo.convolution") == (1 if counts else 3)
+  assert ("popcnt" in text) == counts
 
 
 def test_sizes_that_strides_do_not_divide():
