@@ -57,6 +57,8 @@ def xnor_net(input_scale: bool = False, rule: str = "sgd") -> Method:
   channels (so a layer of one input channel does not learn). The code centres
   and clips before each step; here the tail of the optimizer does so after it,
   and the refresh before the first, which is the same weights at every step.
+  Evaluation sees them centred and clipped too, the code's only after one more
+  step of training.
 
   Args:
     input_scale: multiplies the output by the mean |x| of each window, the

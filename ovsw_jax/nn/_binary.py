@@ -58,7 +58,7 @@ def _window_mean(
   """Means over a convolution's windows, channel by channel, zeros padded."""
   total = lax.reduce_window(
     x,
-    jnp.zeros((), x.dtype),
+    0.0,
     lax.add,
     window_dimensions=(1, *size, 1),
     window_strides=(1, *geometry.strides, 1),
