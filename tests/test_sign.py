@@ -10,8 +10,12 @@ from ovsw_jax import quantizers, sign
 ESTIMATORS = {
   "ste": sign.ste,
   "clipped_ste": sign.clipped_ste,
+  "clipped_ste_closed": sign.clipped_ste_closed,
   "approx": sign.approx,
   "magnitude_gated": sign.magnitude_gated(),
+  "ede": sign.ede(10.0, 0.1),
+  "rbnn": sign.rbnn(1, 2),
+  "swish": sign.swish(5),
 }
 FLOATS = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 
@@ -44,9 +48,9 @@ def test_transforms_agree(name):
   np.testing.assert_array_equal(jax.jit(estimator)(x), estimator(x))
   one_by_one = jnp.stack([factor(estimator, row) for row in x])
   mapped = jax.vmap(lambda row: factor(estimator, row))(x)
-  np.testing.assert_array_equal(mapped, one_by_one)
+  np.testing.assert_allclose(mapped, one_by_one, rtol=1e-5)
   _, scanned = jax.lax.scan(lambda c, row: (c, factor(estimator, row)), 0, x)
-  np.testing.assert_array_equal(scanned, one_by_one)
+  np.testing.assert_allclose(scanned, one_by_one, rtol=1e-5)
 
 
 def test_factors():
@@ -56,8 +60,129 @@ def test_factors():
     factor(sign.clipped_ste, x), [0, 0, 1, 1, 1, 0, 0]
   )
   np.testing.assert_array_equal(
+    factor(sign.clipped_ste_closed, x), [0, 1, 1, 1, 1, 1, 0]
+  )
+  np.testing.assert_array_equal(
     factor(sign.approx, x), [0, 0, 0.5, 2, 1.5, 0, 0]
   )
+
+
+SHARPNESS = ((1.0, 2.0), (10.0, 0.1), (1000.0, 1e-3), (1.0, 10.0))
+
+
+@pytest.mark.parametrize(("k", "t"), SHARPNESS)
+def test_factors_with_parameters(k, t, x64):
+  x = np.linspace(-3, 3, 61)
+  np.testing.assert_allclose(
+    factor(sign.ede(k, t), jnp.asarray(x)),
+    k * t / np.cosh(t * x) ** 2,
+    atol=1e-12,
+  )
+  np.testing.assert_allclose(
+    factor(sign.rbnn(k, t), jnp.asarray(x)),
+    np.maximum(0, k * (2 * np.sqrt(t**2 / 2) - np.abs(t**2 * x))),
+    atol=1e-14,
+  )
+
+
+def test_approx_is_a_member_of_rbnn(x64):
+  x = jax.random.normal(jax.random.key(3), (100,))
+  np.testing.assert_allclose(
+    factor(sign.rbnn(1.0, 2**0.5), x), factor(sign.approx, x), atol=1e-14
+  )
+
+
+def test_swish_is_the_derivative_of_sign_swish(x64):
+  beta = 5.0
+
+  def sign_swish(x):
+    s = jax.nn.sigmoid(beta * x)
+    return (2 * s * (1 + beta * x * (1 - s)) - 1).sum()
+
+  x = jnp.linspace(-2, 2, 41)
+  np.testing.assert_allclose(
+    factor(sign.swish(beta), x), jax.grad(sign_swish)(x), atol=1e-13
+  )
+  far = jnp.array([-1e4, 1e4])
+  np.testing.assert_array_equal(factor(sign.swish(beta), far), 0)  # not NaN
+
+
+@pytest.mark.parametrize(
+  ("estimator", "area"),
+  [
+    (sign.clipped_ste, 2),
+    (sign.approx, 2),
+    (sign.swish(4.0), 2),
+    (sign.ede(3.0, 2.0), 6),
+    (sign.rbnn(3.0, 2.0), 6),
+  ],
+)
+def test_area_is_that_of_a_step_of_height_two(estimator, area, x64):
+  x = jnp.linspace(-20, 20, 400_001)
+  np.testing.assert_allclose(
+    jax.scipy.integrate.trapezoid(factor(estimator, x), x), area, rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize("build", (sign.ede, sign.rbnn))
+def test_one_compilation_serves_all_of_a_schedule(build):
+  schedule = sign.annealing(1e-3, 10.0)
+  traces = 0
+
+  @jax.jit
+  def gradient(x, progress):
+    nonlocal traces
+    traces += 1
+    return factor(build(*schedule(progress)), x)
+
+  x = jnp.array([0.3, -0.8])
+  for progress in (0.0, 0.5, 1.0):
+    np.testing.assert_allclose(
+      gradient(x, progress),
+      factor(build(*schedule(progress)), x),
+      rtol=1e-5,
+      atol=1e-6,
+    )
+  assert traces == 1
+
+
+def test_parameters_of_the_derivative_have_no_gradient():
+  gradient = jax.grad(
+    lambda p, x: sign.ede(*sign.annealing(0.1)(p))(x).sum(), (0, 1)
+  )(0.3, jnp.ones(3))
+  assert gradient[0] == 0 and np.all(gradient[1] > 0)
+
+
+# (epoch of 400, t, k) as the authors' loop sets them before that epoch.
+SCHEDULES = {
+  1e-3: [
+    (0, 0.001, 1000),
+    (100, 0.01, 100),
+    (200, 0.1, 10),
+    (300, 1, 1),
+    (399, 9.772, 1),
+  ],
+  1e-1: [
+    (0, 0.1, 10),
+    (100, 0.31623, 3.1623),
+    (200, 1, 1),
+    (300, 3.1623, 1),
+    (399, 9.886, 1),
+  ],
+}
+
+
+@pytest.mark.parametrize("t_min", SCHEDULES)
+def test_annealing_is_the_published_schedule(t_min):
+  schedule = sign.annealing(t_min, 10.0)
+  for epoch, t, k in SCHEDULES[t_min]:
+    np.testing.assert_allclose(schedule(epoch / 400), (k, t), rtol=1e-4)
+
+
+def test_annealing_refuses_what_is_no_range():
+  for t_min, t_max in ((0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)):
+    with pytest.raises(ValueError, match=rf"t_min={t_min} .*t_max={t_max}"):
+      sign.annealing(t_min, t_max)
 
 
 def test_gate_is_per_output_channel_and_scale_free():

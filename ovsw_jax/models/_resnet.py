@@ -1,60 +1,107 @@
-"""The reference's ResNets, for CIFAR and ImageNet.
-
-The CIFAR ResNet-18 and -34 have ordinary basic blocks with *binary* 1x1
-shortcuts; ResNet-20 and the ImageNet networks have a shortcut around every
-convolution. Stem and classifier are full precision in all of them, and batch
-normalization follows the global average pooling.
-"""
+"""One residual network: stem, blocks, pooling, classifier."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ovsw_jax import nn as layers
-from ovsw_jax.models import _blocks
+from ovsw_jax.models import _options
+from ovsw_jax.models._blocks import BLOCKS, Block
+from ovsw_jax.models._shortcuts import SHORTCUTS, Layers
 
 
-def _imagenet_pool(x: jax.Array) -> jax.Array:
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+class Stem(NamedTuple):
+  """The full-precision first convolution."""
+
+  kernel_size: int
+  strides: int
+  pool: bool = False  # 3x3 max pooling of stride 2, after the activation
+
+
+STEMS = {
+  "cifar": Stem(3, 1),
+  "imagenet": Stem(7, 2, pool=True),
+  "mobile": Stem(3, 2),
+}
 
 
 class ResNet(nn.Module):
-  """A residual network: stem, stages of blocks, pooling, classifier.
+  """A residual network of binary convolutions between real ends.
 
   Input: normalized images (batch, height, width, channels), float. Output:
   float32 logits (batch, num_classes). Variables: `params`, `batch_stats`.
 
+  Every option is a name, a number or a boolean, so that a config can set it;
+  activations, the shortcut and initializers may also be what the name stands
+  for.
+
   Attributes:
     stage_sizes: number of blocks in each stage; stages after the first halve
       the size.
-    widths: channels of each stage; the first is the stem's too.
+    widths: channels of each stage.
     num_classes: number of logits.
-    block: factory `(features, strides, conv=, norm=, name=)` of a block.
-    conv: factory of the binary convolutions.
-    stem_size: kernel size of the stem, whose stride is 1 for 3 and 2 for 7.
-    stem_activation: follows the stem's normalization.
-    stem_pool: follows that.
-    norm_scale_init: initializer of the scale of all batch normalizations but
-      the last.
+    block: "basic", one shortcut around two 3x3 convolutions; "bireal", one
+      around each; "single", one convolution and its shortcut; "mobile", a 3x3
+      that keeps the width and a 1x1 that changes it, a shortcut around each.
+    shortcut: where size or width changes: "pooled" or "strided" with zero
+      channels; "real", a 1x1 convolution, or "pooled_real" after pooling;
+      "binary", a binary 1x1 convolution; "repeated", pooling and the channels
+      repeated.
+    conv: factory `(features, kernel_size, strides=, dtype=, name=)` of the
+      binary convolutions, each called with `(x, train, progress)`.
+    activation: of the blocks: "hardtanh", "identity", "prelu", "relu" or
+      "rprelu", or a module factory `(name=)` whose parameters are inferred.
+    stem: "cifar", a 3x3 convolution; "imagenet", 7x7 of stride 2 and max
+      pooling; "mobile", 3x3 of stride 2.
+    stem_width: channels of the stem; None is the first stage's.
+    stem_activation: follows the stem's normalization; as `activation`.
+    last_norm: whether batch normalization follows the average pooling.
+    last_activation: comes before the classifier; as `activation`.
+    conv_init: initializer of all convolutions: "he_normal", "fan_out_normal"
+      or "torch_uniform". None leaves binary convolutions their own and is
+      "torch_uniform" for real ones.
+    head_init: initializer of the classifier's kernel.
+    norm_scale: initial scale of all batch normalizations but `last_norm`.
     norm_axis_name: mapped axis of the batch, under `pmap` or `shard_map`.
     dtype: dtype of the convolutions' operands.
+
+  Raises:
+    ValueError: for a name that does not exist, naming those that do, or stages
+      whose sizes and widths do not match.
   """
 
   stage_sizes: Sequence[int]
   widths: Sequence[int]
   num_classes: int
-  block: Callable[..., Any]
-  conv: Callable[..., Any] = layers.BinaryConv
-  stem_size: int = 3
-  stem_activation: Callable[[jax.Array], jax.Array] | None = None
-  stem_pool: Callable[[jax.Array], jax.Array] | None = None
-  norm_scale_init: Callable[..., jax.Array] = nn.initializers.ones
+  block: str = "bireal"
+  shortcut: _options.Named = "pooled"
+  conv: _options.ModuleFactory = layers.BinaryConv
+  activation: _options.Named = "hardtanh"
+  stem: str = "cifar"
+  stem_width: int | None = None
+  stem_activation: _options.Named = "identity"
+  last_norm: bool = True
+  last_activation: _options.Named = "identity"
+  conv_init: _options.Named | None = None
+  head_init: _options.Named = "torch_uniform"
+  norm_scale: float = 1.0
   norm_axis_name: str | None = None
   dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    for argument in _TABLES:
+      _meaning(self, argument)  # a wrong name is an error now, not when called
+    sizes, widths = tuple(self.stage_sizes), tuple(self.widths)
+    if len(sizes) != len(widths) or min(sizes + widths, default=0) < 1:
+      raise ValueError(
+        f"stage_sizes={sizes} and widths={widths} must be positive and equally "
+        "many, one of each for every stage."
+      )
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -63,125 +110,74 @@ class ResNet(nn.Module):
     train: bool = False,
     progress: jax.typing.ArrayLike = 0.0,
   ) -> jax.Array:
-    norm = functools.partial(
-      layers.BatchNorm,
-      scale_init=self.norm_scale_init,
-      axis_name=self.norm_axis_name,
-    )
+    meaning = functools.partial(_meaning, self)
     conv = functools.partial(self.conv, dtype=self.dtype)
-    x = layers.RealConv(
-      self.widths[0],
-      self.stem_size,
-      strides=1 if self.stem_size == 3 else 2,
-      kernel_init=layers.torch_uniform,
-      dtype=self.dtype,
+    conv_init = meaning("conv_init")
+    if conv_init is not None:
+      conv = functools.partial(conv, kernel_init=conv_init)
+    parts = Layers(
+      conv=conv,
+      real_conv=functools.partial(
+        layers.RealConv,
+        kernel_init=conv_init or layers.torch_uniform,
+        dtype=self.dtype,
+      ),
+      norm=functools.partial(
+        layers.BatchNorm,
+        scale_init=nn.initializers.constant(self.norm_scale),
+        axis_name=self.norm_axis_name,
+      ),
+      activation=meaning("activation"),
+    )
+    stem = meaning("stem")
+    x = parts.real_conv(
+      self.stem_width or self.widths[0],
+      stem.kernel_size,
+      strides=stem.strides,
       name="stem_conv",
     )(images)
-    x = norm(name="stem_norm")(x, train)
-    if self.stem_activation is not None:
-      x = self.stem_activation(x)
-    if self.stem_pool is not None:
-      x = self.stem_pool(x)
+    x = parts.norm(name="stem_norm")(x, train)
+    x = meaning("stem_activation")(name="stem_nonlinearity")(x)
+    if stem.pool:
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for stage, (size, width) in enumerate(
       zip(self.stage_sizes, self.widths, strict=True), start=1
     ):
       for index in range(size):
-        x = self.block(
+        x = Block(
           width,
           2 if stage > 1 and index == 0 else 1,
-          conv=conv,
-          norm=norm,
+          style=meaning("block"),
+          shortcut=meaning("shortcut"),
+          layers=parts,
           name=f"layer{stage}_block{index}",
         )(x, train, progress)
     x = jnp.mean(x, axis=(1, 2))
-    x = layers.BatchNorm(axis_name=self.norm_axis_name, name="head_norm")(
-      x, train
-    )
-    return layers.Dense(self.num_classes, name="head")(x)
+    if self.last_norm:
+      x = layers.BatchNorm(axis_name=self.norm_axis_name, name="head_norm")(
+        x, train
+      )
+    x = meaning("last_activation")(name="head_nonlinearity")(x)
+    return layers.Dense(
+      self.num_classes, kernel_init=meaning("head_init"), name="head"
+    )(x)
 
 
-def cifar_resnet18(
-  num_classes: int = 10,
-  *,
-  activation: Callable[..., Any] = _blocks.Hardtanh,
-  **kwargs,
-) -> ResNet:
-  """CIFAR ResNet-18: basic blocks, binary shortcuts, 64 to 512 channels.
-
-  Args:
-    num_classes: number of logits.
-    activation: module factory, `Hardtanh` or `ovsw_jax.nn.PReLU`.
-    **kwargs: `conv`, `dtype`, `norm_axis_name` of `ResNet`.
-  """
-  return _cifar_basic((2, 2, 2, 2), num_classes, activation, **kwargs)
+_TABLES: dict[str, Mapping[str, Any]] = {
+  "block": BLOCKS,
+  "shortcut": SHORTCUTS,
+  "activation": _options.ACTIVATIONS,
+  "stem": STEMS,
+  "stem_activation": _options.ACTIVATIONS,
+  "last_activation": _options.ACTIVATIONS,
+  "conv_init": _options.INITIALIZERS,
+  "head_init": _options.INITIALIZERS,
+}
 
 
-def cifar_resnet34(
-  num_classes: int = 10,
-  *,
-  activation: Callable[..., Any] = _blocks.Hardtanh,
-  **kwargs,
-) -> ResNet:
-  """CIFAR ResNet-34; see `cifar_resnet18`."""
-  return _cifar_basic((3, 4, 6, 3), num_classes, activation, **kwargs)
-
-
-def _cifar_basic(stage_sizes, num_classes, activation, **kwargs) -> ResNet:
-  return ResNet(
-    stage_sizes=stage_sizes,
-    widths=(64, 128, 256, 512),
-    num_classes=num_classes,
-    block=functools.partial(_blocks.BasicBlock, activation=activation),
-    **kwargs,
-  )
-
-
-def cifar_resnet20(num_classes: int = 10, **kwargs) -> ResNet:
-  """CIFAR ResNet-20: Bi-Real blocks, parameter-free shortcuts, 16 to 64.
-
-  Args:
-    num_classes: number of logits.
-    **kwargs: `conv`, `dtype`, `norm_axis_name` of `ResNet`.
-  """
-  return ResNet(
-    stage_sizes=(3, 3, 3),
-    widths=(16, 32, 64),
-    num_classes=num_classes,
-    block=_blocks.BiRealBlock,
-    stem_activation=layers.hardtanh,
-    **kwargs,
-  )
-
-
-def resnet18(num_classes: int = 1000, **kwargs) -> ResNet:
-  """ImageNet ResNet-18: Bi-Real blocks, real 1x1 shortcuts, 7x7 stem.
-
-  All batch-norm scales but the last start at 1e-8, as the reference's do.
-
-  Args:
-    num_classes: number of logits.
-    **kwargs: `conv`, `dtype`, `norm_axis_name` of `ResNet`.
-  """
-  return _imagenet((2, 2, 2, 2), num_classes, **kwargs)
-
-
-def resnet34(num_classes: int = 1000, **kwargs) -> ResNet:
-  """ImageNet ResNet-34; see `resnet18`."""
-  return _imagenet((3, 4, 6, 3), num_classes, **kwargs)
-
-
-def _imagenet(stage_sizes, num_classes, dtype=jnp.float32, **kwargs) -> ResNet:
-  return ResNet(
-    stage_sizes=stage_sizes,
-    widths=(64, 128, 256, 512),
-    num_classes=num_classes,
-    block=functools.partial(
-      _blocks.BiRealBlock, real_shortcut=True, dtype=dtype
-    ),
-    stem_size=7,
-    stem_activation=layers.hardtanh,
-    stem_pool=_imagenet_pool,
-    norm_scale_init=nn.initializers.constant(1e-8),
-    dtype=dtype,
-    **kwargs,
-  )
+def _meaning(network: ResNet, argument: str) -> Any:
+  """What the name that an option holds stands for."""
+  value = getattr(network, argument)
+  if argument == "conv_init" and value is None:  # each layer keeps its own
+    return None
+  return _options.named(argument, value, _TABLES[argument])

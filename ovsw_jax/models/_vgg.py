@@ -1,7 +1,6 @@
 """VGG-Small for CIFAR: six convolutions, five of them binary."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ovsw_jax import nn as layers
-from ovsw_jax.models import _blocks
+from ovsw_jax.models import _options
 
 _WIDTHS = (128, 128, 256, 256, 512, 512)
 _POOLED = (1, 3, 5)  # convolutions followed by 2x2 max pooling
-
-_fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class VGGSmall(nn.Module):
@@ -22,21 +19,33 @@ class VGGSmall(nn.Module):
 
   Input: normalized images (batch, height, width, channels), float, whose sides
   are multiples of 8. Output: float32 logits (batch, num_classes). Pooling comes
-  before normalization and the last activation is a PReLU, as in the reference.
+  before normalization, as in the reference.
 
   Attributes:
     num_classes: number of logits.
-    conv: factory of the binary convolutions.
-    activation: module factory of all activations but the last.
+    conv: factory of the binary convolutions, as `ResNet`'s; takes
+      `kernel_init=` as well.
+    activation: all activations but the last; as `ResNet`'s.
+    last_activation: comes before the classifier; as `activation`.
     norm_axis_name: mapped axis of the batch, under `pmap` or `shard_map`.
     dtype: dtype of the convolutions' operands.
+
+  Raises:
+    ValueError: for an activation that does not exist, and for images of another
+      size.
   """
 
   num_classes: int
-  conv: Callable[..., Any] = layers.BinaryConv
-  activation: Callable[..., Any] = _blocks.Hardtanh
+  conv: _options.ModuleFactory = layers.BinaryConv
+  activation: _options.Named = "hardtanh"
+  last_activation: _options.Named = "prelu"
   norm_axis_name: str | None = None
   dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    for argument in ("activation", "last_activation"):
+      _options.named(argument, getattr(self, argument), _options.ACTIVATIONS)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -57,7 +66,7 @@ class VGGSmall(nn.Module):
       x = conv(
         width,
         3,
-        kernel_init=_fan_out_normal,
+        kernel_init=_options.fan_out_normal,
         dtype=self.dtype,
         name=f"conv{index}",
       )(x, train, progress)
@@ -65,7 +74,10 @@ class VGGSmall(nn.Module):
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
       x = norm(name=f"norm{index}")(x, train)
       last = index == len(_WIDTHS) - 1
-      activation = layers.PReLU if last else self.activation
+      argument = "last_activation" if last else "activation"
+      activation = _options.named(
+        argument, getattr(self, argument), _options.ACTIVATIONS
+      )
       x = activation(name=f"activation{index}")(x)
     x = x.reshape(x.shape[0], -1)
     return layers.Dense(
@@ -76,11 +88,15 @@ class VGGSmall(nn.Module):
     )(x)
 
 
-def vgg_small(num_classes: int = 10, **kwargs) -> VGGSmall:
+def vgg_small(num_classes: int = 10, **options: Any) -> VGGSmall:
   """VGG-Small, 4.66 M parameters of which 4.57 M are binary.
+
+  As in OvSW, whose last activation is a PReLU; IR-Net's and SD-BNN's have
+  `last_activation="hardtanh"`.
 
   Args:
     num_classes: number of logits.
-    **kwargs: `conv`, `activation`, `dtype`, `norm_axis_name` of `VGGSmall`.
+    **options: attributes of `VGGSmall` that differ from the published network;
+      None leaves one as published.
   """
-  return VGGSmall(num_classes=num_classes, **kwargs)
+  return VGGSmall(**_options.changed({"num_classes": num_classes}, options))

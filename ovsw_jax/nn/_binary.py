@@ -1,42 +1,71 @@
 """Layers of binary activations and binary weights."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from ovsw_jax import products, quantizers
-from ovsw_jax.nn import _geometry, _initializers
+from ovsw_jax.nn import _geometry, _initializers, _slots
 
 Dtype = Any
 OutputScale = quantizers.OutputScale | Literal["learned"] | None
+ScaleInit = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _scaled_product(
+def _mean_magnitude_init(key: jax.Array, latent: jax.Array) -> jax.Array:
+  del key
+  return quantizers.mean_magnitude(latent)
+
+
+def _binary_product(
   layer: "BinaryConv | BinaryDense",
   latent: jax.Array,
   x: jax.Array,
   product: Callable[[jax.Array, jax.Array], jax.Array],
+  window_mean: _slots.WindowMean,
   train: bool,
   progress: jax.typing.ArrayLike,
 ) -> jax.Array:
-  """Quantizes both operands, multiplies, adds the bias and scales."""
-  bits, scale = layer.weight_quantizer(latent, progress)
+  """Quantizes both operands, multiplies, adds the bias, scales."""
+  quantize = _slots.fill(layer.weight_quantizer, "weight_quantizer")
+  binarize = _slots.fill(layer.activation_quantizer, "activation_quantizer")
+  bits, scale = quantize(latent, progress)
   if layer.output_scale == "learned":
-    scale = scale * layer.param(
-      "output_scale", lambda key: quantizers.mean_magnitude(latent)
-    )
+    scale = scale * layer.param("output_scale", layer.output_scale_init, latent)
   elif layer.output_scale is not None:
     scale = scale * layer.output_scale(latent)
-  y = product(layer.activation_quantizer(x, train, progress), bits)
+  layer.sow("intermediates", "quantized", quantizers.Quantized(bits, scale))
+  y = product(binarize(x, train, progress), bits)
   if layer.use_bias:
     y += layer.param(
       "bias", nn.initializers.zeros, (layer.features,), layer.param_dtype
     )
-  return y * scale
+  y *= scale
+  if layer.post is not None:
+    y = _slots.fill(layer.post, "post")(y, x, window_mean)
+  return y
+
+
+def _window_mean(
+  x: jax.Array, size: _geometry.Pair, geometry: products.ConvGeometry
+) -> jax.Array:
+  """Means over a convolution's windows, channel by channel, zeros padded."""
+  total = lax.reduce_window(
+    x,
+    0.0,
+    lax.add,
+    window_dimensions=(1, *size, 1),
+    window_strides=(1, *geometry.strides, 1),
+    padding=((0, 0), *geometry.padding, (0, 0)),
+    window_dilation=(1, *geometry.dilation, 1),
+  )
+  return total / math.prod(size)
 
 
 class BinaryConv(nn.Module):
@@ -50,7 +79,13 @@ class BinaryConv(nn.Module):
 
   Input shape (batch, height, width, in), any float dtype; output float32
   (float64 for float64). Call with `train=True` in training: the activation
-  quantizer normalizes then.
+  quantizer may normalize then.
+
+  Quantizers and `post` are *slots*: each takes a function, or the class of a
+  Flax module (or a `functools.partial` of one) that is called like that
+  function, and whose parameters then live under the slot's name. What the
+  weight became, `Quantized(bits, scale)` with the output scale included, is
+  sown into the collection "intermediates" under the name "quantized".
 
   Attributes:
     features: number of output channels.
@@ -61,16 +96,24 @@ class BinaryConv(nn.Module):
     kernel_dilation: one integer or a pair.
     feature_group_count: number of groups.
     use_bias: adds a bias before the output scale, as the reference does.
-    weight_quantizer: see `ovsw_jax.quantizers`.
-    activation_quantizer: see `ovsw_jax.quantizers`.
+    weight_quantizer: slot of `(latent, progress) -> Quantized`; see
+      `ovsw_jax.quantizers`.
+    activation_quantizer: slot of `(x, train, progress) -> bits`; see
+      `ovsw_jax.quantizers`.
     output_scale: a function of the latent weight, "learned" for a parameter
-      (features,) that starts at the mean |w|, or None.
+      `output_scale` of shape (features,), or None.
+    output_scale_init: initializer `(key, latent) -> (features,)` of the learned
+      scale; the default is the mean |w|.
+    post: slot of `(y, x, window_mean) -> y`, applied last: `y` is the scaled
+      output, `x` the layer's input, and `window_mean` averages an array of the
+      input's height and width over the windows of the convolution. Or None.
     kernel_init: initializer of the latent weight.
     dtype: dtype of the product's operands; accumulation and output are float32.
     param_dtype: dtype of the parameters.
 
   Raises:
     ValueError: for geometry that does not fit, naming the argument.
+    TypeError: for a module instance in a slot.
 
   References:
     Xiang et al., `OvSW: Overcoming Silent Weights for Accurate Binary Neural
@@ -95,11 +138,11 @@ class BinaryConv(nn.Module):
   kernel_dilation: int | Sequence[int] = 1
   feature_group_count: int = 1
   use_bias: bool = False
-  weight_quantizer: quantizers.WeightQuantizer = quantizers.sign_weights()
-  activation_quantizer: quantizers.ActivationQuantizer = (
-    quantizers.sign_activations()
-  )
+  weight_quantizer: _slots.WeightSlot = quantizers.sign_weights()
+  activation_quantizer: _slots.ActivationSlot = quantizers.sign_activations()
   output_scale: OutputScale = quantizers.standardized_magnitude
+  output_scale_init: ScaleInit = _mean_magnitude_init
+  post: _slots.PostSlot = None
   kernel_init: Callable[..., jax.Array] = _initializers.he_normal
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -130,7 +173,10 @@ class BinaryConv(nn.Module):
       dtype=self.dtype,
       binary_kernel=True,
     )
-    return _scaled_product(self, latent, x, product, train, progress)
+    window_mean = functools.partial(_window_mean, size=size, geometry=geometry)
+    return _binary_product(
+      self, latent, x, product, window_mean, train, progress
+    )
 
 
 class BinaryDense(nn.Module):
@@ -151,11 +197,11 @@ class BinaryDense(nn.Module):
 
   features: int
   use_bias: bool = False
-  weight_quantizer: quantizers.WeightQuantizer = quantizers.sign_weights()
-  activation_quantizer: quantizers.ActivationQuantizer = (
-    quantizers.sign_activations()
-  )
+  weight_quantizer: _slots.WeightSlot = quantizers.sign_weights()
+  activation_quantizer: _slots.ActivationSlot = quantizers.sign_activations()
   output_scale: OutputScale = quantizers.standardized_magnitude
+  output_scale_init: ScaleInit = _mean_magnitude_init
+  post: _slots.PostSlot = None
   kernel_init: Callable[..., jax.Array] = _initializers.he_normal
   dtype: Dtype = jnp.float32
   param_dtype: Dtype = jnp.float32
@@ -176,4 +222,7 @@ class BinaryDense(nn.Module):
       self.param_dtype,
     )
     product = functools.partial(products.binary_dot, dtype=self.dtype)
-    return _scaled_product(self, latent, x, product, train, progress)
+    # A window is one position: its mean is what is there.
+    return _binary_product(
+      self, latent, x, product, lambda mean: mean, train, progress
+    )

@@ -6,10 +6,11 @@ import jax
 
 from ovsw_jax import products
 
+Pair = products.Pair
 Padding = int | Sequence[int] | Sequence[tuple[int, int]] | None
 
 
-def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+def pair(value: int | Sequence[int], name: str) -> Pair:
   pair = (value, value) if isinstance(value, int) else tuple(value)
   if len(pair) != 2 or any(not isinstance(v, int) or v < 1 for v in pair):
     raise ValueError(
@@ -19,7 +20,7 @@ def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
 
 
 def conv_geometry(
-  kernel_size: tuple[int, int],
+  kernel_size: Pair,
   strides: int | Sequence[int] = 1,
   padding: Padding = None,
   dilation: int | Sequence[int] = 1,

@@ -108,30 +108,6 @@ class BatchNorm(nn.Module):
     return (x - running_mean.value) * (scale * inverse) + bias
 
 
-class PReLU(nn.Module):
-  """Leaky rectifier with a learned slope per channel (the last axis)."""
-
-  initial_slope: float = 0.25
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.initializers.constant(self.initial_slope)
-    slope = self.param("slope", init, x.shape[-1:])
-    return jnp.where(x > 0, x, slope * x)
-
-
-def hardtanh(x: jax.Array) -> jax.Array:
-  """Clips to [-1, 1]; its gradient is 0 at exactly -1 and 1, as PyTorch's.
-
-  Examples:
-    >>> import jax
-    >>> from ovsw_jax import nn
-    >>> [float(jax.grad(nn.hardtanh)(x)) for x in (0.5, 1.0)]
-    [1.0, 0.0]
-  """
-  return jnp.where(jnp.abs(x) < 1, x, lax.stop_gradient(jnp.clip(x, -1, 1)))
-
-
 class Dense(nn.Module):
   """Full-precision fully connected layer, initialized as PyTorch does."""
 

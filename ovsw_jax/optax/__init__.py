@@ -5,6 +5,7 @@ from ovsw_jax.optax._adaptive_gradient_scaling import ags as ags
 from ovsw_jax.optax._masks import binary_mask as binary_mask
 from ovsw_jax.optax._masks import default_mask as default_mask
 from ovsw_jax.optax._ovsw import ovsw as ovsw
+from ovsw_jax.optax._project import project as project
 from ovsw_jax.optax._sign_flips import SignFlipsState as SignFlipsState
 from ovsw_jax.optax._sign_flips import sign_flips as sign_flips
 from ovsw_jax.optax._silence_aware_decay import SADState as SADState
@@ -18,6 +19,7 @@ __all__ = (
   "binary_mask",
   "default_mask",
   "ovsw",
+  "project",
   "sad",
   "sign_flips",
 )

@@ -1,21 +1,4 @@
-"""Sign estimators: a sign whose derivative is chosen.
-
-The sign function has no useful derivative, so binary networks are trained with
-an *estimator*: the forward pass takes the sign, the backward pass multiplies
-the incoming gradient by a factor of one's choice. `sign_estimator` builds them
-all; the members below differ in that factor alone.
-
-=====================  ==================================================
-estimator              factor on the gradient
-=====================  ==================================================
-`ste`                  1
-`clipped_ste`          1 where ``|x| < 1``, else 0
-`approx`               ``max(0, 2 - 2|x|)``
-`magnitude_gated()`    1 where ``|w| < mean|w|`` of its filter, else 0
-=====================  ==================================================
-
-A bit has two values, so **sign(0) = +1**, for -0.0 too. NaN maps to -1.
-"""
+"""The factory of sign estimators, and those without a schedule."""
 
 import functools
 from collections.abc import Callable
@@ -23,8 +6,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Estimator = Callable[[jax.Array], jax.Array]
-"""A function from an array to its signs (+1 or -1), same shape and dtype."""
+Estimator = Callable[..., jax.Array]
+"""A function from an array to its signs (+1 or -1), same shape and dtype.
+
+Further arguments, if it takes any, are the parameters of its derivative.
+"""
 
 
 def hard_sign(x: jax.Array) -> jax.Array:
@@ -43,45 +29,54 @@ def hard_sign(x: jax.Array) -> jax.Array:
 
 
 def sign_estimator(
-  derivative: Callable[[jax.Array], jax.Array] | None = None,
+  derivative: Callable[..., jax.Array] | None = None,
 ) -> Estimator:
   """Builds a sign with the given surrogate derivative.
 
   Args:
-    derivative: maps the input `x` to the factor by which the gradient is
-      multiplied, an array that broadcasts to `x`. `None` is the identity
-      straight-through estimator, which keeps no residual at all.
+    derivative: maps the input `x`, and the parameters that follow it, to the
+      factor by which the gradient is multiplied, an array that broadcasts to
+      `x`. `None` is the identity straight-through estimator, which keeps no
+      residual at all.
 
   Returns:
-    A pure function of one floating-point array, usable under `jit`, `vmap`,
-    `scan` and reverse-mode differentiation. It returns +1 or -1 in the shape
-    and dtype of its input, and raises `TypeError` for other dtypes.
+    A pure function of a floating-point array and of the derivative's
+    parameters, usable under `jit`, `vmap`, `scan` and reverse-mode
+    differentiation. It returns +1 or -1 in the shape and dtype of its input,
+    and raises `TypeError` for other dtypes. The parameters may be traced, and
+    their gradient is zero.
 
   Examples:
-    A triangular window of width two:
+    A triangular window, of a width that is given with the input:
 
     >>> import jax, jax.numpy as jnp
     >>> from ovsw_jax import sign
-    >>> triangle = sign.sign_estimator(lambda x: jnp.maximum(0, 1 - abs(x)))
-    >>> jax.grad(lambda x: triangle(x).sum())(jnp.array([0.25, -2.0])).tolist()
+    >>> triangle = sign.sign_estimator(
+    ...   lambda x, width: jnp.maximum(0, 1 - abs(x) / width)
+    ... )
+    >>> x = jnp.array([0.5, -3.0])
+    >>> jax.grad(lambda x: triangle(x, 2.0).sum())(x).tolist()
     [0.75, 0.0]
   """
 
   @jax.custom_vjp
-  def estimator(x):
+  def estimator(x, *theta):
+    del theta
     return hard_sign(x)
 
-  def forward(x):
-    return hard_sign(x), None if derivative is None else x
+  def forward(x, *theta):
+    return hard_sign(x), (None if derivative is None else x, theta)
 
-  def backward(x, gradient):
-    if derivative is None:
-      return (gradient,)
-    return ((gradient * derivative(x)).astype(gradient.dtype),)
+  def backward(residuals, gradient):
+    x, theta = residuals
+    if derivative is not None:
+      factor = derivative(x, *theta)
+      gradient = (gradient * factor).astype(gradient.dtype)
+    return gradient, *(jnp.zeros_like(value) for value in theta)
 
   estimator.defvjp(forward, backward)
 
-  def checked(x: jax.Array) -> jax.Array:
+  def checked(x: jax.Array, *theta: jax.typing.ArrayLike) -> jax.Array:
     """+1 where `x >= 0`, else -1; see `sign_estimator`."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -89,7 +84,10 @@ def sign_estimator(
         f"a sign estimator takes a floating-point array, got dtype {x.dtype}; "
         "cast it first, for example with x.astype(jnp.float32)."
       )
-    return estimator(x)
+    # Whole numbers too become floats: those alone have a gradient to be zero.
+    return estimator(
+      x, *(jnp.asarray(v, jnp.result_type(v, float)) for v in theta)
+    )
 
   return checked
 
@@ -106,6 +104,13 @@ clipped_ste = sign_estimator(lambda x: (jnp.abs(x) < 1).astype(x.dtype))
 
 Hubara et al., `Binarized Neural Networks
 <https://arxiv.org/abs/1602.02830>`_, 2016; the OvSW code's ``hardtanh``.
+"""
+
+clipped_ste_closed = sign_estimator(lambda x: (jnp.abs(x) <= 1).astype(x.dtype))
+"""Straight-through inside ``|x| <= 1``, zero outside.
+
+The weights of `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_ and of
+`ReActNet <https://arxiv.org/abs/2003.03488>`_.
 """
 
 approx = sign_estimator(lambda x: jnp.maximum(0, 2 - 2 * jnp.abs(x)))

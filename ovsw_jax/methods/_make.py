@@ -1,0 +1,165 @@
+"""Methods by name: those of the field, and anyone's own file."""
+
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ovsw_jax.methods._method import Method, with_transform
+
+Constructor = Callable[..., Method]
+Methods = Mapping[str, Constructor]
+
+
+def _from_file(name: str) -> Any:
+  path = pathlib.Path(name).expanduser()
+  if not path.is_file():
+    raise ValueError(
+      f"method {name!r}: there is no file {path.absolute()}; pass the path of "
+      "a Python file that defines `method(**arguments) -> Method`."
+    )
+  # A name that no import statement can spell, so that no module is replaced.
+  spec = importlib.util.spec_from_file_location(
+    f"method:{path.resolve()}", path
+  )
+  assert spec is not None and spec.loader is not None  # it ends in .py
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module
+  try:
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[spec.name]
+    raise
+  return module
+
+
+def _from_module(name: str) -> Any:
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    # Only if it is this module or a package of it that is missing, and not
+    # something that it imports.
+    if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+      raise
+    raise ValueError(
+      f"method {name!r}: there is no module {error.name!r}; pass a module on "
+      "the Python path that defines `method(**arguments) -> Method`."
+    ) from error
+
+
+def _constructor(name: str, known: Methods) -> Constructor:
+  if name in known:
+    return known[name]
+  if name.endswith(".py"):
+    module = _from_file(name)
+  elif "." in name:
+    module = _from_module(name)
+  else:
+    raise ValueError(
+      f"unknown method {name!r}; the methods are {', '.join(known)}, or a "
+      "module ('my_package.my_method') or file ('path/my_method.py') that "
+      "defines `method(**arguments) -> Method`."
+    )
+  if not callable(getattr(module, "method", None)):
+    raise ValueError(
+      f"method {name!r}: {module.__file__} defines no function `method`; "
+      "define `method(**arguments) -> Method` there."
+    )
+  return module.method
+
+
+def _parameters(constructor: Constructor) -> list[inspect.Parameter]:
+  return list(inspect.signature(constructor).parameters.values())
+
+
+def _takes_any(constructor: Constructor) -> bool:
+  return any(
+    p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(constructor)
+  )
+
+
+def _names(constructor: Constructor) -> list[str]:
+  return [
+    p.name
+    for p in _parameters(constructor)
+    if p.kind is not inspect.Parameter.VAR_KEYWORD
+  ]
+
+
+def _check(
+  name: str, constructor: Constructor, arguments: Mapping[str, Any]
+) -> None:
+  known = _names(constructor)
+  takes = f"takes {', '.join(known)}" if known else "takes no arguments"
+  for argument in arguments:
+    if argument not in known and not _takes_any(constructor):
+      raise ValueError(
+        f"method {name!r} has no argument {argument!r}; it {takes}."
+      )
+  for parameter in _parameters(constructor):
+    required = parameter.default is inspect.Parameter.empty
+    if parameter.name in known and required and parameter.name not in arguments:
+      raise ValueError(
+        f"method {name!r} needs the argument {parameter.name!r}; it {takes}."
+      )
+
+
+def _built(
+  name: str, constructor: Constructor, arguments: Mapping[str, Any]
+) -> Method:
+  _check(name, constructor, arguments)
+  method = constructor(**arguments)
+  if not isinstance(method, Method):
+    raise ValueError(
+      f"method {name!r}: its constructor returned {method!r}, which is not an "
+      "`ovsw_jax.methods.Method`."
+    )
+  return method
+
+
+def defaults(name: str, known: Methods) -> dict[str, Any]:
+  """See `ovsw_jax.methods.defaults`."""
+  found: dict[str, Any] = {}
+  for part in name.split("+"):
+    for parameter in _parameters(_constructor(part, known)):
+      if parameter.default is not inspect.Parameter.empty:
+        found[parameter.name] = parameter.default
+  return found
+
+
+def make(name: str, known: Methods, arguments: Mapping[str, Any]) -> Method:
+  """See `ovsw_jax.methods.make`."""
+  parts = name.split("+")
+  constructors = [_constructor(part, known) for part in parts]
+  if len(parts) == 1:
+    return _built(name, constructors[0], arguments)
+  shares: list[dict[str, Any]] = [{} for _ in parts]
+  for argument, value in arguments.items():
+    takers = [
+      share
+      for share, constructor in zip(shares, constructors, strict=True)
+      if argument in _names(constructor)
+    ]
+    if len(takers) != 1:
+      lists = "; ".join(
+        f"{part!r} takes {', '.join(_names(constructor)) or 'none'}"
+        for part, constructor in zip(parts, constructors, strict=True)
+      )
+      count = "more than one" if takers else "none"
+      raise ValueError(
+        f"method {name!r}: the argument {argument!r} fits {count} of its "
+        f"parts: {lists}."
+      )
+    takers[0][argument] = value
+  method, *others = (
+    _built(part, constructor, share)
+    for part, constructor, share in zip(
+      parts, constructors, shares, strict=True
+    )
+  )
+  for other in others:
+    method = with_transform(method, other)
+  return method
