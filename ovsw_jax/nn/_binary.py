@@ -171,7 +171,7 @@ class BinaryConv(nn.Module):
       products.binary_conv,
       geometry=geometry,
       dtype=self.dtype,
-      binary_kernel=True,
+      binary_kernel=self.weight_quantizer is not quantizers.real_weights,
     )
     window_mean = functools.partial(_window_mean, size=size, geometry=geometry)
     return _binary_product(

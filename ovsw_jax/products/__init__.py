@@ -12,3 +12,4 @@ from ovsw_jax.products._bits import unpack_bits as unpack_bits
 from ovsw_jax.products._convolution import binary_conv as binary_conv
 from ovsw_jax.products._dot import binary_dot as binary_dot
 from ovsw_jax.products._geometry import ConvGeometry as ConvGeometry
+from ovsw_jax.products._geometry import Pair as Pair

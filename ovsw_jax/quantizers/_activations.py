@@ -56,7 +56,8 @@ def sign_activations(
       deviation = _deviation(_wide(x), _VARIANCE_EPSILON)
       if detach:
         deviation = jax.lax.stop_gradient(deviation)
-      x = x / deviation.astype(x.dtype)
+      # One division an example; a product is cheaper than one for each value.
+      x = x * (1 / deviation).astype(x.dtype)
     return estimator(x)
 
   return quantize
