@@ -94,8 +94,8 @@ def add_workloads(
   parser.add_argument(
     "--smoke",
     action="store_true",
-    help="seconds instead of minutes, to see that it works here: ResNet-20 on "
-    "tiny images, and numbers that mean nothing",
+    help="seconds instead of minutes, to see that it works here: a short "
+    "ResNet on tiny images, and numbers that mean nothing",
   )
 
 
@@ -103,15 +103,17 @@ def workloads(
   parser: argparse.ArgumentParser, arguments: argparse.Namespace
 ) -> list[workload.Workload]:
   """The workloads that the arguments ask for; a mistake ends the program."""
+  blocks = None
   if arguments.smoke:
     arguments.models, arguments.batches = ["cifar_resnet20"], [4]
-    arguments.image_size = 8
+    arguments.image_size, blocks = 8, (1, 1)
   try:
     return workload.workloads(
       arguments.models,
       arguments.batches,
       arguments.dtypes,
-      arguments.image_size,
+      image_size=arguments.image_size,
+      blocks=blocks,
     )
   except ValueError as error:
     parser.error(f"--batches: {error}")

@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import workload
+from benchmarks import jax_step, workload
 from benchmarks.plain_linen import PlainBinaryConv
-from ovsw_jax import models
 
 
 def _products(jaxpr: Any) -> list[int]:
@@ -41,9 +40,7 @@ def _products(jaxpr: Any) -> list[int]:
 
 def forward_products(work: workload.Workload) -> list[int]:
   """Multiply-accumulates of each layer for one batch, the first layer first."""
-  model = models.make(
-    work.network, num_classes=work.classes, conv=PlainBinaryConv
-  )
+  model = jax_step.network(work, PlainBinaryConv)
   images = jnp.zeros((work.batch, work.side, work.side, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
   traced = jax.make_jaxpr(lambda v, x: model.apply(v, x))(variables, images)

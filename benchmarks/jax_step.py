@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax.extend.core import Var
 
 from benchmarks import workload
@@ -33,6 +34,21 @@ def optimizer_chain(
   )
 
 
+def network(work: workload.Workload, conv: Any) -> nn.Module:
+  """The network, with such convolutions where it is binary."""
+  model = models.make(
+    work.network,
+    num_classes=work.classes,
+    conv=conv,
+    dtype=jnp.dtype(work.dtype),
+  )
+  if work.blocks is None:
+    return model
+  return model.clone(
+    stage_sizes=work.blocks, widths=model.widths[: len(work.blocks)]
+  )
+
+
 def recipe(
   work: workload.Workload,
   tx: optax.GradientTransformation,
@@ -40,12 +56,7 @@ def recipe(
 ) -> Recipe:
   """What `update` needs to know, for a network with such convolutions."""
   return Recipe(
-    model=models.make(
-      work.network,
-      num_classes=work.classes,
-      conv=conv,
-      dtype=jnp.dtype(work.dtype),
-    ),
+    model=network(work, conv),
     tx=tx,
     schedule=lambda step: jnp.float32(workload.LEARNING_RATE),
     total_steps=1_000_000,
@@ -201,7 +212,6 @@ def build(
     ValueError: for an unknown form or method, or for a form that the method has
       not.
   """
-  work = workload.Workload(*work)
   chosen = methods.make(method)
   if form not in FORMS:
     raise ValueError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}")

@@ -1,7 +1,14 @@
-"""What a number was measured on: processor, versions, commit, command, date."""
+"""What a number is measured on: processor, versions, commit, command, date.
+
+  python -m benchmarks.machine
+
+prints it, and which packages main.py still lacks here for a run on a folder or
+archive of images: what to carry to a machine without a network.
+"""
 
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -11,6 +18,19 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+# Of main.py on `folder:` data; setup.cfg's `train` has those of other data too.
+_NEEDED = (
+  "jax",
+  "flax",
+  "optax",
+  "numpy",
+  "absl-py",
+  "matplotlib",
+  "ml-collections",
+  "orbax-checkpoint",
+  "pillow",
+  "tqdm",
+)
 
 
 def cores() -> int:
@@ -31,15 +51,24 @@ def processor() -> str:
   return platform.processor() or platform.machine()
 
 
+def version(package: str) -> str | None:
+  """The installed version of a package, None if it is not installed."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
 def versions() -> dict[str, str]:
   """Versions of Python and of those packages that are installed."""
-  found = {"python": platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+  found = {package: version(package) for package in _PACKAGES}
+  installed = {k: v for k, v in found.items() if v is not None}
+  return {"python": platform.python_version()} | installed
+
+
+def missing() -> list[str]:
+  """Packages that main.py lacks here, for `folder:` data."""
+  return [package for package in _NEEDED if version(package) is None]
 
 
 def commit() -> str | None:
@@ -55,7 +84,8 @@ def commit() -> str | None:
     ).stdout.strip()
 
   try:
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    # What a benchmark has just written into results/ changes no code.
+    changed = git("status", "--porcelain", "-uno", "--", ".", ":!results")
     return git("rev-parse", "--short=12", "HEAD") + "+changes" * bool(changed)
   except (OSError, subprocess.CalledProcessError):
     return None  # not a clone
@@ -77,3 +107,10 @@ def describe() -> dict:
     "system": f"{platform.system()} {platform.machine()}",
     "versions": versions(),
   }
+
+
+if __name__ == "__main__":
+  print(json.dumps(describe(), indent=1))
+  lacking = missing()
+  print("missing for main.py:", " ".join(lacking) or "nothing")
+  sys.exit(bool(lacking))

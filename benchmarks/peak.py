@@ -9,6 +9,7 @@ matrices runs in one dispatch; the best size counts, at the median of its runs.
 float32 inside; `float32_highest` asks for all of it.
 """
 
+import argparse
 import functools
 import math
 from collections.abc import Sequence
@@ -88,7 +89,8 @@ def table(content: dict[str, Any]) -> str:
   return report.markdown(["matrix product", "TFLOP/s", "size"], rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """The arguments, checked."""
   parser = arguments.parser("peak", __doc__)
   parser.add_argument(
     "--dtypes",
@@ -110,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   chosen = parser.parse_args(argv)
   if chosen.smoke:
     chosen.sizes, chosen.rounds = [64], 2
+  return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  chosen = parse(argv)
   show = report.Progress()
   rows = []
   with workers.Worker(

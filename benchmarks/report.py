@@ -84,7 +84,7 @@ def circumstances(content: dict[str, Any]) -> str:
   )
   device = content["device"]
   place = f"{content['processor']}, {content['cores']} cores"
-  if device != "cpu":
+  if not device.startswith("cpu"):
     place = f"{device}; {place}"
   return (
     f"{place}; {packages}; {content['date'][:10]}, "

@@ -10,9 +10,11 @@ that --out holds are passed over, and a run that was stopped resumes from its
 checkpoint, to the bit. With --minutes the queue stops by itself in good time:
 right after a checkpoint if the next would come too late, so that next to
 nothing is done twice; ends with status 0 when all runs are finished, 3 when
-there is more to do, 2 when a run failed, so a loop can wait for it:
+there is more to do and 2 when a run failed, so a loop can wait for all of them:
 
-  until python -m benchmarks.reproduce --minutes=9; do test $? = 3 || break; done
+  until python -m benchmarks.reproduce --minutes=9; do
+    test $? = 3 || break
+  done
 
 Each finished run is a line of --out: accuracy of the final epoch, config,
 command, versions, hardware, commit. Seeds are the outer loop, so that what is
@@ -26,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import arguments, machine, report, table
@@ -81,37 +83,38 @@ def checkpoints(workdir: pathlib.Path) -> int:
 
 
 class Deadline:
-  """When to stop a run: at a checkpoint, if the next would come too late.
+  """When to stop: at a checkpoint, if the next would come too late.
 
   Args:
     at: time of `clock` that must not be passed; None for no limit.
     clock: seconds from any origin.
   """
 
-  def __init__(self, at: float | None, clock=time.monotonic):
+  def __init__(
+    self, at: float | None, clock: Callable[[], float] = time.monotonic
+  ):
     self._at, self._clock = at, clock
-    self._step, self._seen = 0, clock()
-    self._longest = 0.0
+    self._step = 0
+    self._seen = clock()
+    self._first: float | None = None  # from a start to its first checkpoint
 
-  def passed(self) -> bool:
-    """Whether there is no time left at all."""
-    return self._at is not None and self._clock() >= self._at
-
-  def start(self, step: int) -> None:
-    """A run begins, whose newest checkpoint is of `step`."""
-    self._step, self._seen, self._longest = step, self._clock(), 0.0
+  def start(self, step: int) -> bool:
+    """A run would go on from a checkpoint of `step`; whether it is worth it."""
+    self._step, self._seen = step, self._clock()
+    return self._at is None or self._seen + (self._first or 0.0) < self._at
 
   def due(self, step: int) -> bool:
-    """Whether to stop the run, whose newest checkpoint is now of `step`."""
+    """Whether to stop a run whose newest checkpoint is of `step` by now."""
     now = self._clock()
     if self._at is None:
       return False
-    if step != self._step:
-      # The first interval has the start and the compiler in it, too.
-      self._longest = now - self._seen
-      self._step, self._seen = step, now
-      return now + self._longest > self._at
-    return now >= self._at
+    if step == self._step:
+      return now >= self._at
+    # Compiling is in the first interval, which so promises too little.
+    interval = now - self._seen
+    self._first = self._first or interval
+    self._step, self._seen = step, now
+    return now + interval > self._at
 
 
 def last_line(path: pathlib.Path) -> str:
@@ -123,12 +126,14 @@ def last_line(path: pathlib.Path) -> str:
 
 
 def train(run: Run, deadline: Deadline, show: report.Progress) -> bool:
-  """Runs main.py until it is done or time is up; whether it is done.
+  """Runs main.py till it is done or time is up; whether it is done.
 
   Raises:
     ValueError: if main.py failed, with the end of its log.
   """
   workdir = machine.ROOT / run.workdir
+  if not deadline.start(checkpoints(workdir)):
+    return False
   workdir.parent.mkdir(parents=True, exist_ok=True)
   with run.log.open("a") as log:
     process = subprocess.Popen(
@@ -138,12 +143,11 @@ def train(run: Run, deadline: Deadline, show: report.Progress) -> bool:
       stdout=log,
       stderr=subprocess.STDOUT,
     )
-    deadline.start(checkpoints(workdir))
     try:
       while process.poll() is None:
         if deadline.due(checkpoints(workdir)):
           return False
-        show(last_line(run.log))
+        show(last_line(run.log) or "starts")
         time.sleep(0.2)
     finally:
       # Whatever ends the waiting ends the run; a kill leaves nothing half-done.
@@ -174,6 +178,7 @@ def record(run: Run, label: str | None) -> dict[str, Any]:
     "run": run.identity,
     "data": label or config["data"]["name"],
     "method": run.method,
+    "seed": run.seed,
     **result,
     **{k: found[k] for k in ("date", "commit", "processor", "cores")},
     # Those of the packages that main.py names itself are the run's own.
@@ -280,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for run in left:
     place = len(runs) - len(left) + left.index(run) + 1
     show = report.Progress(f"[{place}/{len(runs)}] {run}: ", every=30.0)
-    if deadline.passed() or not train(run, deadline, show):
+    if not train(run, deadline, show):
       show.clear()
       print(f"time is up before {run} is finished; the same command goes on")
       sys.exit(_UNFINISHED)

@@ -13,6 +13,7 @@ as `benchmarks.reproduce` writes them; `.json` is a benchmark's report. With
 is made anew; the rest of the file stays as it is.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -117,8 +118,9 @@ def of_file(path: pathlib.Path) -> str:
   if not path.exists():
     raise FileNotFoundError(f"no results at {path}")
   if path.suffix == ".jsonl":
+    records = read_lines(path)
     try:
-      return runs(read_lines(path))
+      return runs(records)
     except ValueError as error:
       raise ValueError(f"{path}: {error}") from error
   try:
@@ -143,7 +145,8 @@ def renew(text: str, root: pathlib.Path = machine.ROOT) -> str:
   return _BLOCK.sub(block, text)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """The arguments, checked."""
   parser = arguments.parser("table", __doc__)
   parser.add_argument("files", nargs="*", type=pathlib.Path)
   parser.add_argument(
@@ -152,6 +155,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   chosen = parser.parse_args(argv)
   if not chosen.files and chosen.into is None:
     parser.error("name a file of results/, or --into=README.md")
+  return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  chosen = parse(argv)
   for path in chosen.files:
     print(f"{path}\n\n{of_file(path)}\n")
   if chosen.into is not None:

@@ -13,9 +13,9 @@ Networks <https://arxiv.org/abs/2407.05257>`_, ECCV 2024.
 
 import functools
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+import torch  # pyrefly: ignore[missing-import]
+from torch import nn  # pyrefly: ignore[missing-import]
+from torch.nn import functional as F  # pyrefly: ignore[missing-import]
 
 
 class _ApproxSign(torch.autograd.Function):
@@ -120,23 +120,25 @@ class ResNet(nn.Module):
 
   def __init__(self, stem, block, sizes, widths, head_norm, head_name, head):
     super().__init__()
-    self.conv1 = stem
-    self.bn1 = nn.BatchNorm2d(widths[0])
     inputs = widths[0]
-    for stage, (size, width) in enumerate(
+    size, self.imagenet = (7, True) if stem == "imagenet" else (3, False)
+    self.conv1 = nn.Conv2d(
+      3, inputs, size, 2 if self.imagenet else 1, size // 2, bias=False
+    )
+    self.bn1 = nn.BatchNorm2d(inputs)
+    for stage, (blocks, width) in enumerate(
       zip(sizes, widths, strict=True), start=1
     ):
-      blocks = []
-      for index in range(size):
+      parts = []
+      for index in range(blocks):
         stride = 2 if stage > 1 and index == 0 else 1
-        blocks.append(block(inputs, width, stride))
+        parts.append(block(inputs, width, stride))
         inputs = width
-      setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+      setattr(self, f"layer{stage}", nn.Sequential(*parts))
     self.stages = len(sizes)
     self.bn2 = head_norm(inputs)
-    setattr(self, head_name, head)
+    setattr(self, head_name, head(inputs))
     self.head_name = head_name
-    self.imagenet = stem.kernel_size == (7, 7)
     self.stem_activation = block is not BasicBlock
 
   def forward(self, x):
@@ -185,58 +187,62 @@ class VGGSmall(nn.Module):
     return self.fc(x.flatten(1))
 
 
-def _cifar_resnet(sizes, classes: int) -> ResNet:
-  return ResNet(
-    nn.Conv2d(3, 64, 3, padding=1, bias=False),
-    BasicBlock,
-    sizes,
-    (64, 128, 256, 512),
-    nn.BatchNorm2d,
-    "fc",
-    nn.Conv2d(512, classes, 1),
-  )
+def _cifar_resnet(sizes, widths, classes: int) -> ResNet:
+  head = lambda inputs: nn.Conv2d(inputs, classes, 1)
+  return ResNet("cifar", BasicBlock, sizes, widths, nn.BatchNorm2d, "fc", head)
 
 
-def _imagenet_resnet(sizes, classes: int) -> ResNet:
-  network = ResNet(
-    nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
-    functools.partial(BiRealBlock, real=True),
-    sizes,
-    (64, 128, 256, 512),
-    nn.BatchNorm1d,
-    "fc",
-    nn.Linear(512, classes),
-  )
+def _cifar_resnet20(sizes, widths, classes: int) -> ResNet:
+  block = functools.partial(BiRealBlock, real=False)
+  head = lambda inputs: nn.Linear(inputs, classes)
+  return ResNet("cifar", block, sizes, widths, nn.BatchNorm1d, "linear", head)
+
+
+def _imagenet_resnet(sizes, widths, classes: int) -> ResNet:
+  block = functools.partial(BiRealBlock, real=True)
+  head = lambda inputs: nn.Linear(inputs, classes)
+  network = ResNet("imagenet", block, sizes, widths, nn.BatchNorm1d, "fc", head)
   for module in network.modules():
     if isinstance(module, nn.BatchNorm2d):
       nn.init.constant_(module.weight, 1e-8)
   return network
 
 
-def make(network: str, classes: int, image_size: int) -> nn.Module:
+_WIDE = (64, 128, 256, 512)
+_RESNETS = {
+  "cifar_resnet18": (_cifar_resnet, (2, 2, 2, 2), _WIDE),
+  "cifar_resnet20": (_cifar_resnet20, (3, 3, 3), (16, 32, 64)),
+  "cifar_resnet34": (_cifar_resnet, (3, 4, 6, 3), _WIDE),
+  "resnet18": (_imagenet_resnet, (2, 2, 2, 2), _WIDE),
+  "resnet34": (_imagenet_resnet, (3, 4, 6, 3), _WIDE),
+}
+
+
+def make(
+  network: str,
+  classes: int,
+  image_size: int,
+  blocks: tuple[int, ...] | None = None,
+) -> nn.Module:
   """A network by our name, in float32, in training mode, on the CPU.
+
+  Args:
+    network: name of the network.
+    classes: number of logits.
+    image_size: side of the images, on which VGG-Small's classifier depends.
+    blocks: blocks in each stage of a ResNet, which may have fewer; None: as
+      published.
 
   Raises:
     ValueError: for a name that is not restated here, listing those that are.
   """
-  makers = {
-    "cifar_resnet18": lambda: _cifar_resnet((2, 2, 2, 2), classes),
-    "cifar_resnet20": lambda: ResNet(
-      nn.Conv2d(3, 16, 3, padding=1, bias=False),
-      functools.partial(BiRealBlock, real=False),
-      (3, 3, 3),
-      (16, 32, 64),
-      nn.BatchNorm1d,
-      "linear",
-      nn.Linear(64, classes),
-    ),
-    "cifar_resnet34": lambda: _cifar_resnet((3, 4, 6, 3), classes),
-    "resnet18": lambda: _imagenet_resnet((2, 2, 2, 2), classes),
-    "resnet34": lambda: _imagenet_resnet((3, 4, 6, 3), classes),
-    "vgg_small": lambda: VGGSmall(classes, image_size),
-  }
-  if network not in makers:
+  if network == "vgg_small":
+    return VGGSmall(classes, image_size)
+  if network not in _RESNETS:
     raise ValueError(
-      f"no PyTorch peer of {network!r}; there is one of {', '.join(makers)}"
+      f"no PyTorch peer of {network!r}; there is one of "
+      f"{', '.join(_RESNETS)}, vgg_small"
     )
-  return makers[network]()
+  build, sizes, widths = _RESNETS[network]
+  sizes = blocks or sizes
+  return build(sizes, widths[: len(sizes)], classes)

@@ -1,7 +1,7 @@
 """A training step of the PyTorch peer, on a batch that stays on the device."""
 
-import torch
-from torch.nn import functional as F
+import torch  # pyrefly: ignore[missing-import]
+from torch.nn import functional as F  # pyrefly: ignore[missing-import]
 
 from benchmarks import torch_peer, workload
 
@@ -30,7 +30,7 @@ class TorchStep:
     self._layout = (
       torch.channels_last if channels_last else torch.contiguous_format
     )
-    model = torch_peer.make(work.network, work.classes, work.side)
+    model = torch_peer.make(work.network, work.classes, work.side, work.blocks)
     self._model = model.to(self._device, memory_format=self._layout).train()
     images = torch.randn(work.batch, 3, work.side, work.side)
     self._images = images.to(self._device, memory_format=self._layout)
@@ -76,8 +76,3 @@ class TorchStep:
       "autocast": "bfloat16" if self._autocast else None,
       "peak_bytes": torch.cuda.max_memory_allocated() if gpu else None,
     }
-
-
-def build(work: workload.Workload, **options) -> TorchStep:
-  """See `TorchStep`; channels-last was the faster layout on CPUs as well."""
-  return TorchStep(workload.Workload(*work), **options)

@@ -1,6 +1,6 @@
 """What a step is measured on: a network, its images, a batch, a precision."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Side of the images and number of classes that each network is published for.
 NETWORKS = {
@@ -26,6 +26,8 @@ class Workload(NamedTuple):
   batch: int
   dtype: str = "float32"  # of the convolutions' operands; one of DTYPES
   image_size: int | None = None  # None: the published one
+  # Blocks in each stage of a ResNet, of fewer stages too; None: as published.
+  blocks: tuple[int, ...] | None = None
 
   @property
   def side(self) -> int:
@@ -42,9 +44,15 @@ def workloads(
   networks: list[str],
   batches: list[int],
   dtypes: list[str],
-  image_size: int | None = None,
+  **more: Any,
 ) -> list[Workload]:
-  """Every network at every precision; one batch size a network, or one for all.
+  """Every network at every precision.
+
+  Args:
+    networks: names.
+    batches: a batch size for each network, or one for all.
+    dtypes: names.
+    **more: the other fields of `Workload`.
 
   Raises:
     ValueError: unless there are as many batch sizes as networks, or one.
@@ -57,7 +65,7 @@ def workloads(
       "all of them, or one for each"
     )
   return [
-    Workload(network, batch, dtype, image_size)
+    Workload(network, batch, dtype, **more)
     for network, batch in zip(networks, batches, strict=True)
     for dtype in dtypes
   ]

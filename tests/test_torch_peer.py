@@ -14,6 +14,15 @@ from benchmarks import torch_peer, torch_step  # noqa: E402
 from benchmarks.workload import NETWORKS, Workload  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+  """Tests beside this one have work for the other cores."""
+  threads = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(threads)
+
+
 def state_dict(reference):
   """The golden weights, under the authors' names."""
   keys = reference["sd_keys"].tolist()
@@ -52,6 +61,14 @@ def test_logits_loss_and_gradients_are_the_authors(name, golden):
   np.testing.assert_allclose(
     loss.item(), reference["train/f64/loss"], rtol=1e-12
   )
+  for i, key in enumerate(reference["bnstat_keys"].tolist()):
+    np.testing.assert_allclose(
+      recipe.sample(model.state_dict()[key].numpy()),
+      reference["train/f64/bnstat_sample"][i],
+      rtol=1e-10,
+      atol=1e-11,
+      err_msg=key,
+    )
   gradients = {key: p.grad.numpy() for key, p in model.named_parameters()}
   assert sorted(gradients) == reference["grad_keys"].tolist()
   for i, key in enumerate(reference["grad_keys"].tolist()):
@@ -73,10 +90,13 @@ def test_a_network_without_a_peer_is_named():
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("channels_last", (False, True))
 def test_the_step_learns(dtype, channels_last):
-  step = torch_step.build(
-    Workload("cifar_resnet20", 4, dtype, 8), channels_last=channels_last
+  step = torch_step.TorchStep(
+    Workload("cifar_resnet20", 16, dtype, 8, (1, 1)),
+    channels_last=channels_last,
   )
   before = step.loss()
-  step.run(5)
-  assert step.loss() < before
-  assert step.describe()["torch"] == torch.__version__
+  assert step.run(30) == 30
+  assert step.loss() < 0.5 * before
+  described = step.describe()
+  assert described["torch"] == torch.__version__
+  assert described["channels_last"] is channels_last
