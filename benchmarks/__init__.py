@@ -1,0 +1,1 @@
+"""Measurements; see `benchmarks/README.md`. Run as `python -m benchmarks.X`."""

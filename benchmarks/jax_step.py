@@ -1,0 +1,222 @@
+"""A training step of ours, on a batch that stays on the device."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.extend.core import Var
+
+from benchmarks import workload
+from benchmarks.plain_linen import PlainBinaryConv
+from ovsw_jax import methods, models
+from ovsw_jax.training import optimizer
+from ovsw_jax.training import state as train_state
+from ovsw_jax.training.step import Recipe, cross_entropy, update
+
+# `ours` is the method's own layer, `linen` the plain one in its place.
+FORMS = ("ours", "linen")
+
+
+def optimizer_chain(
+  transform: optax.GradientTransformation | None, statistics: bool
+) -> optax.GradientTransformationExtraArgs:
+  """SGD with momentum and weight decay behind a method's transform."""
+  return optimizer.make(
+    "sgd",
+    workload.LEARNING_RATE,
+    momentum=workload.MOMENTUM,
+    weight_decay=workload.WEIGHT_DECAY,
+    transform=transform,
+    binary=statistics,
+  )
+
+
+def network(work: workload.Workload, conv: Any) -> nn.Module:
+  """The network, with such convolutions where it is binary."""
+  model = models.make(
+    work.network,
+    num_classes=work.classes,
+    conv=conv,
+    dtype=jnp.dtype(work.dtype),
+  )
+  if work.blocks is None:
+    return model
+  return model.clone(
+    stage_sizes=work.blocks, widths=model.widths[: len(work.blocks)]
+  )
+
+
+def recipe(
+  work: workload.Workload,
+  tx: optax.GradientTransformation,
+  conv: Any,
+) -> Recipe:
+  """What `update` needs to know, for a network with such convolutions."""
+  return Recipe(
+    model=network(work, conv),
+    tx=tx,
+    schedule=lambda step: jnp.float32(workload.LEARNING_RATE),
+    total_steps=1_000_000,
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+  )
+
+
+def initial_state(
+  work: workload.Workload, recipe: Recipe
+) -> train_state.TrainState:
+  """The state before the first step."""
+  return train_state.create(
+    recipe.model, recipe.tx, jax.random.key(0), (work.side, work.side, 3)
+  )
+
+
+def batch(work: workload.Workload) -> tuple[jax.Array, jax.Array]:
+  """Normalised images and labels, on the device."""
+  images, labels = jax.random.split(jax.random.key(1))
+  shape = (work.batch, work.side, work.side, 3)
+  return (
+    jax.random.normal(images, shape),
+    jax.random.randint(labels, (work.batch,), 0, work.classes),
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnames=("recipe", "length"), donate_argnames="state"
+)
+def steps(state, images, labels, *, recipe: Recipe, length: int):
+  """So many updates in one dispatch; metrics of the last."""
+  if length == 1:
+    return update(state, images, labels, recipe)
+
+  def body(state, _):
+    return update(state, images, labels, recipe)
+
+  state, metrics = jax.lax.scan(body, state, length=length)
+  return state, jax.tree.map(lambda value: value[-1], metrics)
+
+
+class JaxStep:
+  """Forward, cross-entropy, backward and optimizer, `n` times at a call."""
+
+  def __init__(
+    self,
+    work: workload.Workload,
+    recipe: Recipe,
+    *,
+    chunk: int | None = None,
+  ):
+    # As main.py: on XLA's CPU backend a loop loses the fast convolutions, and
+    # elsewhere a dispatch of one step leaves the device waiting for the host.
+    cpu = jax.default_backend() == "cpu"
+    self.chunk = chunk or (1 if cpu else 50)
+    self._recipe = recipe
+    self.state = initial_state(work, recipe)
+    self._images, self._labels = batch(work)
+    self._metrics: dict[str, jax.Array] = {}
+
+  def run(self, count: int) -> int:
+    """Makes at least `count` steps, whole chunks; waits for the last."""
+    chunks = -(-count // self.chunk)
+    for _ in range(chunks):
+      self.state, self._metrics = steps(
+        self.state,
+        self._images,
+        self._labels,
+        recipe=self._recipe,
+        length=self.chunk,
+      )
+    jax.block_until_ready((self.state, self._metrics))
+    return chunks * self.chunk
+
+  def loss(self) -> float:
+    """The loss of the last step."""
+    return float(self._metrics["loss"])
+
+  def compiled(self) -> jax.stages.Compiled:
+    """One step, compiled, to be asked about its memory."""
+    return steps.lower(
+      jax.eval_shape(lambda: self.state),
+      self._images,
+      self._labels,
+      recipe=self._recipe,
+      length=1,
+    ).compile()
+
+  def kept_for_backward(self) -> dict[str, int]:
+    """Bytes that differentiation keeps of the forward pass, by dtype.
+
+    Traced only: what the pullback of the loss closes over, each array once,
+    without the parameters and images that are there anyway.
+    """
+
+    def pullback(params, batch_stats, images, labels):
+      def loss(params):
+        logits, _ = self._recipe.model.apply(
+          {"params": params, "batch_stats": batch_stats},
+          images,
+          train=True,
+          mutable=["batch_stats"],
+        )
+        return jnp.mean(cross_entropy(logits, labels))
+
+      return jax.vjp(loss, params)[1]
+
+    state = self.state
+    traced = jax.make_jaxpr(pullback)(
+      state.params, state.batch_stats, self._images, self._labels
+    ).jaxpr
+    there = {*traced.invars, *traced.constvars}
+    kept = {v for v in traced.outvars if isinstance(v, Var) and v not in there}
+    sizes: dict[str, int] = {}
+    for variable in kept:
+      name = str(variable.aval.dtype)
+      size = variable.aval.size * variable.aval.dtype.itemsize
+      sizes[name] = sizes.get(name, 0) + size
+    return sizes
+
+  def describe(self) -> dict[str, Any]:
+    """What was measured on, in plain values."""
+    device = jax.devices()[0]
+    memory = device.memory_stats() or {}
+    return {
+      "jax": jax.__version__,
+      "device": device.device_kind,
+      "platform": device.platform,
+      "chunk": self.chunk,
+      "peak_bytes": memory.get("peak_bytes_in_use"),
+    }
+
+
+def build(
+  work: workload.Workload,
+  *,
+  form: str = "ours",
+  method: str = "vanilla",
+  statistics: bool = True,
+  chunk: int | None = None,
+) -> JaxStep:
+  """A method's step as main.py makes it, or with the plain layer instead.
+
+  Args:
+    work: network, batch and precision.
+    form: one of FORMS.
+    method: a key of `ovsw_jax.methods.METHODS`.
+    statistics: whether sign flips are counted, as main.py does.
+    chunk: steps in one dispatch; None as main.py.
+
+  Raises:
+    ValueError: for an unknown form or method, or for a form that the method has
+      not.
+  """
+  chosen = methods.make(method)
+  if form not in FORMS:
+    raise ValueError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}")
+  if form == "linen" and not chosen.binary:
+    raise ValueError(f"method {method!r} has no binary layer to write in linen")
+  conv = PlainBinaryConv if form == "linen" else chosen.conv
+  tx = optimizer_chain(chosen.transform, statistics and chosen.binary)
+  return JaxStep(work, recipe(work, tx, conv), chunk=chunk)
