@@ -25,7 +25,14 @@ from typing import Any
 
 from benchmarks import arguments, machine, report
 
-BENCHMARKS = ("epoch_time", "memory", "optimizer_cost", "peak", "step_time")
+BENCHMARKS = (
+  "convolution_forms",
+  "epoch_time",
+  "memory",
+  "optimizer_cost",
+  "peak",
+  "step_time",
+)
 _BLOCK = re.compile(
   r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 )

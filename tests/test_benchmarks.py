@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import (
   arguments,
+  convolution_forms,
   epoch_time,
   flops,
   machine,
@@ -239,6 +240,15 @@ def test_memory(quick, tmp_path, capsys):
   assert [line[3] for line in printed[1:]] == ["ours", "linen"]
 
 
+def test_convolution_forms(tmp_path, capsys):
+  content, printed = run(
+    convolution_forms, tmp_path / "x.json", capsys, "--smoke"
+  )
+  parts = [row["part"] for row in content["rows"]]
+  assert parts == ["forward", "kernel gradient", "input gradient"]
+  assert printed[1][-1].endswith(")") and printed[3][-1] == ""
+
+
 def test_peak(tmp_path, capsys):
   content, _ = run(peak, tmp_path / "x.json", capsys, "--smoke")
   assert [row["dtype"] for row in content["rows"]] == list(peak.DTYPES)
@@ -275,6 +285,7 @@ def test_epochs_are_told_apart_from_their_evaluation(tmp_path):
 SCRIPTS = {
   script.__name__.split(".")[1]: script
   for script in (
+    convolution_forms,
     epoch_time,
     memory,
     optimizer_cost,
@@ -307,6 +318,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("optimizer_cost", "--variants=bop", "unknown 'bop'; known: flips, ags"),
     ("epoch_time", "--epochs=1", "at least 2, as the first one compiles"),
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
+    ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
     ("peak", "--sizes=big", "'big' is no whole number above 0"),
     ("reproduce", "--methods=bop", "unknown 'bop'; known: vanilla, ags"),
     ("reproduce", "--seeds=a", "'a' is no list of whole numbers"),

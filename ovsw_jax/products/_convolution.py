@@ -18,8 +18,8 @@ batch, size, width  XLA      popcount   XLA      patches, dot
 32, 4x4, 512        8.2      6.0        10.2     9.4
 ==================  =======  =========  =======  ============
 
-The input gradient is XLA's transposed convolution, which takes as long as its
-forward convolution. On other platforms all three are XLA's convolutions.
+The input gradient is XLA's transposed convolution, which takes about as long as
+its forward convolution. On other platforms all three are XLA's convolutions.
 """
 
 import functools
@@ -72,19 +72,24 @@ def binary_conv(
   )
 
 
+def xla_convolve(bits, kernel, geometry, dtype) -> jax.Array:
+  """`binary_conv` as XLA's own convolution."""
+  return lax.conv_general_dilated(
+    bits.astype(dtype),
+    kernel.astype(dtype),
+    window_strides=geometry.strides,
+    padding=geometry.padding,
+    rhs_dilation=geometry.dilation,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=geometry.groups,
+    preferred_element_type=_accumulator(dtype),
+  )
+
+
 def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def direct(bits, packed, kernel):
     del packed
-    return lax.conv_general_dilated(
-      bits.astype(dtype),
-      kernel.astype(dtype),
-      window_strides=geometry.strides,
-      padding=geometry.padding,
-      rhs_dilation=geometry.dilation,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-      feature_group_count=geometry.groups,
-      preferred_element_type=_accumulator(dtype),
-    )
+    return xla_convolve(bits, kernel, geometry, dtype)
 
   def counted(bits, packed, kernel):
     del bits
@@ -113,7 +118,7 @@ def _backward(geometry, dtype, binary_kernel, residuals, gradient):
   # the gradient into the convolutions' inner loops and recomputes them there.
   gradient = lax.optimization_barrier(gradient).astype(dtype)
   shape = (gradient.shape[0], *like.shape[1:])
-  to_input = _input_gradient(gradient, kernel.astype(dtype), shape, geometry)
+  to_input = xla_input_gradient(gradient, kernel.astype(dtype), shape, geometry)
   to_kernel = _kernel_gradient(gradient, packed, shape, kernel.shape, geometry)
   return to_input.astype(like.dtype), to_kernel.astype(kernel.dtype)
 
@@ -121,7 +126,7 @@ def _backward(geometry, dtype, binary_kernel, residuals, gradient):
 binary_conv.defvjp(_forward, _backward)
 
 
-def _input_gradient(gradient, kernel, input_shape, geometry):
+def xla_input_gradient(gradient, kernel, input_shape, geometry):
   """Transposed convolution of the output gradient with the kernel."""
   height, width, in_per_group, out = kernel.shape
   groups = geometry.groups
@@ -150,29 +155,32 @@ def _input_gradient(gradient, kernel, input_shape, geometry):
   )
 
 
-def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
-  """Correlation of the input bits with the output gradient."""
+def xla_kernel_gradient(gradient, bits, kernel_shape, geometry) -> jax.Array:
+  """Correlation of the input bits with the output gradient, by XLA."""
+  padding = []
+  for axis in (0, 1):
+    reach = dilated(kernel_shape[axis], geometry.dilation[axis])
+    spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
+    before = geometry.padding[axis][0]
+    after = spread + reach - 1 - bits.shape[axis + 1] - before
+    padding.append((before, after))
+  return lax.conv_general_dilated(
+    bits,
+    gradient,
+    window_strides=geometry.dilation,
+    padding=padding,
+    rhs_dilation=geometry.strides,
+    # The batch is summed over, so it stands where input channels do.
+    dimension_numbers=("CHWN", "IHWO", "HWNC"),
+    batch_group_count=geometry.groups,
+    preferred_element_type=_accumulator(gradient.dtype),
+  )
 
+
+def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
   def direct(gradient, packed):
     bits = unpack_bits(packed, input_shape[-1], gradient.dtype)
-    padding = []
-    for axis in (0, 1):
-      reach = dilated(kernel_shape[axis], geometry.dilation[axis])
-      spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
-      before = geometry.padding[axis][0]
-      after = spread + reach - 1 - bits.shape[axis + 1] - before
-      padding.append((before, after))
-    return lax.conv_general_dilated(
-      bits,
-      gradient,
-      window_strides=geometry.dilation,
-      padding=padding,
-      rhs_dilation=geometry.strides,
-      # The batch is summed over, so it stands where input channels do.
-      dimension_numbers=("CHWN", "IHWO", "HWNC"),
-      batch_group_count=geometry.groups,
-      preferred_element_type=_accumulator(gradient.dtype),
-    )
+    return xla_kernel_gradient(gradient, bits, kernel_shape, geometry)
 
   def patches(gradient, packed):
     gradient = gradient.astype(_accumulator(gradient.dtype))

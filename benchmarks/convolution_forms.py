@@ -1,0 +1,187 @@
+"""Times the forms of a binary convolution that `products` chooses from.
+
+  python -m benchmarks.convolution_forms
+  python -m benchmarks.convolution_forms --layers=128x32x16,32x4x512
+
+Forward and kernel gradient of a 3x3 convolution, as XLA's convolution and as
+the form on packed bits that a CPU gets: popcount, and matrix products with
+unpacked patches. Bits are packed inside the measured forms that need it. A
+layer is BATCHxSIZExCHANNELS, with as many output channels as input channels.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks import arguments, report, timing, workers
+
+_LAYERS = "128x32x16,128x16x32,128x8x64,32x32x64,32x16x128,32x8x256,32x4x512"
+_FORMS = ("forward", "kernel gradient", "input gradient")
+
+
+class Layer(NamedTuple):
+  """Shape of a convolution's input."""
+
+  batch: int
+  size: int
+  channels: int
+
+
+def layers(text: str) -> list[Layer]:
+  """Comma-separated BATCHxSIZExCHANNELS."""
+  try:
+    return [
+      Layer(*map(arguments.count, part.split("x"))) for part in text.split(",")
+    ]
+  except (TypeError, argparse.ArgumentTypeError):
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is no list of BATCHxSIZExCHANNELS such as 128x32x16"
+    ) from None
+
+
+class Forms:
+  """Measures in the process it is in."""
+
+  def measure(self, layer: Layer, rounds: int, seconds: float) -> list[dict]:
+    """A row for each part of a training step on this layer."""
+    import jax
+
+    rows = []
+    for part, forms in _parts(layer).items():
+      turns = {name: _turn(form) for name, form in forms.items()}
+      times = timing.alternate(
+        turns.pop("xla"), turns, rounds=rounds, seconds=seconds
+      )
+      row = {**layer._asdict(), "part": part}
+      row |= {"device": jax.devices()[0].device_kind}
+      row["xla_seconds"] = timing.summary(times.base)
+      if "packed" in times.others:
+        triples = times.others["packed"]
+        row["packed_seconds"] = timing.summary([t.other for t in triples])
+        row["packed_over_xla"] = timing.ratio(triples)
+      rows.append(row)
+    return rows
+
+
+def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
+  """The forms of each part of a training step, compiled when first called."""
+  import jax
+  import jax.numpy as jnp
+
+  from ovsw_jax import products, sign
+  from ovsw_jax.products import _convolution, _packed
+
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  shape = (layer.batch, layer.size, layer.size, layer.channels)
+  kernel_shape = (3, 3, layer.channels, layer.channels)
+  keys = jax.random.split(jax.random.key(0), 3)
+  bits = sign.hard_sign(jax.random.normal(keys[0], shape))
+  kernel = sign.hard_sign(jax.random.normal(keys[1], kernel_shape))
+  gradient = jax.random.normal(keys[2], shape)
+  packed = products.pack_bits(bits)
+
+  def counted(bits, kernel):
+    sums = _packed.convolve(products.pack_bits(bits), kernel, geometry)
+    return sums.astype(jnp.float32)
+
+  def xla_kernel(gradient, packed):
+    unpacked = products.unpack_bits(packed, layer.channels, jnp.float32)
+    return _convolution.xla_kernel_gradient(
+      gradient, unpacked, kernel_shape, geometry
+    )
+
+  def patches(gradient, packed):
+    return _packed.kernel_gradient(
+      gradient, packed, shape, kernel_shape, geometry
+    )
+
+  def form(function, *operands):
+    return functools.partial(jax.jit(function), *operands)
+
+  forward, of_kernel, of_input = _FORMS
+  xla_forward = functools.partial(
+    _convolution.xla_convolve, geometry=geometry, dtype=jnp.float32
+  )
+  xla_input = functools.partial(
+    _convolution.xla_input_gradient, input_shape=shape, geometry=geometry
+  )
+  return {
+    forward: {
+      "xla": form(xla_forward, bits, kernel),
+      "packed": form(counted, bits, kernel),
+    },
+    of_kernel: {
+      "xla": form(xla_kernel, gradient, packed),
+      "packed": form(patches, gradient, packed),
+    },
+    of_input: {"xla": form(xla_input, gradient, kernel)},
+  }
+
+
+def _turn(form: Callable[[], Any]) -> timing.Turn:
+  import jax
+
+  def run(steps: int) -> int:
+    jax.block_until_ready([form() for _ in range(steps)])
+    return steps
+
+  return functools.partial(timing.measure, run)
+
+
+def table(content: dict[str, Any]) -> str:
+  """Markdown, one row a layer and part."""
+  rows = [
+    [
+      f"{row['batch']}, {row['size']}x{row['size']}, {row['channels']}",
+      row["part"],
+      report.milliseconds(row["xla_seconds"]),
+      *(
+        [
+          report.milliseconds(row["packed_seconds"]),
+          report.times(row["packed_over_xla"]),
+        ]
+        if "packed_seconds" in row
+        else ["", ""]
+      ),
+    ]
+    for row in content["rows"]
+  ]
+  header = ["batch, size, width", "part", "XLA, ms", "packed, ms", "ratio"]
+  return report.markdown(header, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = arguments.parser("convolution_forms", __doc__)
+  parser.add_argument(
+    "--layers",
+    type=layers,
+    default=_LAYERS,
+    help="comma-separated BATCHxSIZExCHANNELS (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--smoke",
+    action="store_true",
+    help="a tiny layer, to see that it works here; numbers that mean nothing",
+  )
+  arguments.add_rounds(parser, 15)
+  arguments.add_process(parser)
+  arguments.add_out(parser, "convolution_forms")
+  chosen = parser.parse_args(argv)
+  if chosen.smoke:
+    chosen.layers, chosen.rounds = [Layer(2, 4, 8)], 2
+  rows = []
+  with workers.Worker(
+    "benchmarks.convolution_forms:Forms",
+    {},
+    threads=chosen.threads,
+    allocator=chosen.allocator,
+  ) as worker:
+    for layer in chosen.layers:
+      rows += worker.call("measure", layer, chosen.rounds, 0.02)
+  content = report.make("convolution_forms", chosen, rows, rows[0]["device"])
+  report.show(content, table)
+
+
+if __name__ == "__main__":
+  arguments.start(main)
