@@ -67,8 +67,17 @@ def test_convolution_and_both_gradients(geometry, x64):
 def test_counted_sums_are_the_convolution(channels, stride):
   geometry = products.ConvGeometry((stride, stride), ((1, 1), (2, 0)))
   x, w = bits(20, (3, 7, 6, channels)), bits(21, (3, 3, channels, 5))
-  counted = products.binary_conv(x, w, geometry, jnp.float32, True)
+  counted = products.binary_conv(x, w, geometry, jnp.float32)
   np.testing.assert_array_equal(counted, plain_conv(x, w, geometry))
+
+
+def test_a_real_kernel_is_convolved():
+  x = bits(26, (2, 6, 6, 16))
+  w = jax.random.normal(jax.random.key(27), (3, 3, 16, 4))
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  np.testing.assert_allclose(
+    products.binary_conv(x, w, geometry), plain_conv(x, w, geometry), rtol=1e-5
+  )
 
 
 def test_gradients_when_patches_come_in_chunks(monkeypatch, x64):
@@ -78,7 +87,7 @@ def test_gradients_when_patches_come_in_chunks(monkeypatch, x64):
   w = bits(23, (3, 3, 9, 4), jnp.float64)
   out, plain_vjp = jax.vjp(lambda x, w: plain_conv(x, w, geometry), x, w)
   _, vjp = jax.vjp(
-    lambda x, w: products.binary_conv(x, w, geometry, jnp.float64, True), x, w
+    lambda x, w: products.binary_conv(x, w, geometry, jnp.float64), x, w
   )
   assert _packed._chunks(5 * 7 * 6, 9 * 9 * 8) > 2
   for ours, theirs in zip(vjp(out), plain_vjp(out), strict=True):
@@ -91,13 +100,13 @@ def test_the_platform_chooses_the_form(platform, counts):
 
   def loss(x, w):
     plain = products.ConvGeometry()
-    out = products.binary_conv(x, w, plain, jnp.float32, True)
+    out = products.binary_conv(x, w, plain, jnp.float32)
     return jnp.sum(out**2)
 
   traced = jax.jit(jax.grad(loss, (0, 1))).trace(x, w)
   text = traced.lower(lowering_platforms=(platform,)).as_text()
-  # Forward and two gradients, or the gradient of the input alone.
-  assert text.count("stablehlo.convolution") == (1 if counts else 3)
+  # Forward and two gradients, or the input's and a forward for real kernels.
+  assert text.count("stablehlo.convolution") == (2 if counts else 3)
   assert ("popcnt" in text) == counts
 
 

@@ -168,10 +168,7 @@ class BinaryConv(nn.Module):
       self.param_dtype,
     )
     product = functools.partial(
-      products.binary_conv,
-      geometry=geometry,
-      dtype=self.dtype,
-      binary_kernel=self.weight_quantizer is not quantizers.real_weights,
+      products.binary_conv, geometry=geometry, dtype=self.dtype
     )
     window_mean = functools.partial(_window_mean, size=size, geometry=geometry)
     return _binary_product(

@@ -1,8 +1,10 @@
 """Convolution of bits with a kernel, one `custom_vjp`.
 
 Which form computes it is decided here alone, by the platform that the program
-is lowered for. `benchmarks/convolution_forms.py` measures them all; on a CPU
-(two cores, AVX-512, 3x3, float32, milliseconds):
+is lowered for, and on a CPU by whether the kernel is binary: then its sums are
+counted by exclusive or and popcount, which gives the same numbers.
+`benchmarks/convolution_forms.py` measures them all; on a CPU (two cores,
+AVX-512, 3x3, float32, milliseconds):
 
 ==================  =======  =========  =======  ============
 input               forward             kernel gradient
@@ -39,13 +41,12 @@ def _accumulator(dtype) -> jnp.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def binary_conv(
   bits: jax.Array,
   kernel: jax.Array,
   geometry: ConvGeometry = _PLAIN,
   dtype: jax.typing.DTypeLike = jnp.float32,
-  binary_kernel: bool = False,
 ) -> jax.Array:
   """Convolves bits with a kernel; zero padding, NHWC and HWIO.
 
@@ -54,8 +55,6 @@ def binary_conv(
     kernel: shape (height, width, in / groups, out), any real values.
     geometry: strides, padding, dilation and groups.
     dtype: dtype of the operands inside; bfloat16 is exact for +1/-1 kernels.
-    binary_kernel: promises that the kernel is +1 or -1 everywhere, so that the
-      sum may be counted in bits. The result is the same number.
 
   Returns:
     shape (batch, height', width', out), float32, or float64 for float64.
@@ -67,9 +66,7 @@ def binary_conv(
     >>> products.binary_conv(x, w)[0, :, :, 0].tolist()
     [[-18.0, -18.0], [-18.0, -18.0]]
   """
-  return _convolve(
-    bits, pack_bits(bits), kernel, geometry, dtype, binary_kernel
-  )
+  return _convolve(bits, pack_bits(bits), kernel, geometry, dtype)
 
 
 def xla_convolve(bits, kernel, geometry, dtype) -> jax.Array:
@@ -86,7 +83,7 @@ def xla_convolve(bits, kernel, geometry, dtype) -> jax.Array:
   )
 
 
-def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
+def _convolve(bits, packed, kernel, geometry, dtype):
   def direct(bits, packed, kernel):
     del packed
     return xla_convolve(bits, kernel, geometry, dtype)
@@ -96,23 +93,28 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
     sums = _packed.convolve(packed, kernel, geometry)
     return sums.astype(_accumulator(dtype))
 
-  if not (binary_kernel and _packed.can_count(kernel.shape, geometry)):
+  def by_kernel(bits, packed, kernel):
+    # The branch does more than choose: XLA would fuse the sum into each of its
+    # consumers, and count anew in all of them, but not out of a branch.
+    binary = jnp.all(jnp.abs(kernel) == 1)
+    return lax.cond(binary, counted, direct, bits, packed, kernel)
+
+  if not _packed.can_count(kernel.shape, geometry):
     return direct(bits, packed, kernel)
   return lax.platform_dependent(
-    bits, packed, kernel, cpu=counted, default=direct
+    bits, packed, kernel, cpu=by_kernel, default=direct
   )
 
 
-def _forward(bits, kernel, geometry, dtype, binary_kernel):
+def _forward(bits, kernel, geometry, dtype):
   packed = pack_bits(bits)
-  out = _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
+  out = _convolve(bits, packed, kernel, geometry, dtype)
   # A zero-size array carries what the cotangent's shape and dtype must be.
   like = jnp.empty((0, *bits.shape[1:]), bits.dtype)
   return out, (packed, kernel, like)
 
 
-def _backward(geometry, dtype, binary_kernel, residuals, gradient):
-  del binary_kernel
+def _backward(geometry, dtype, residuals, gradient):
   packed, kernel, like = residuals
   # Without the barrier XLA's CPU backend fuses the elementwise producers of
   # the gradient into the convolutions' inner loops and recomputes them there.

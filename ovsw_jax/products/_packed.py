@@ -96,8 +96,7 @@ def convolve(
   if outside.any():
     per_tap = jnp.sum(kernel > 0, axis=2, dtype=jnp.int32) * 2 - channels
     sums += jnp.einsum("hwij,ijo->hwo", outside.astype(np.int32), per_tap)
-  # Kept from being computed again in each of its consumers.
-  return lax.optimization_barrier(sums)
+  return sums
 
 
 def _sum_on_padding(gradient: jax.Array, outside: np.ndarray) -> jax.Array:
