@@ -51,6 +51,15 @@ def spread(values: list[float]) -> str:
   return f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
+def values(finished: list[dict[str, Any]], name: str) -> list[float | None]:
+  """One value a seed; a run of several replicas has several seeds."""
+  return [
+    value
+    for record in finished
+    for value in record.get(f"{name}_per_seed", [record[name]])
+  ]
+
+
 def runs(records: list[dict[str, Any]]) -> str:
   """Finished runs as Markdown: one row a method, mean ± deviation over seeds.
 
@@ -64,12 +73,13 @@ def runs(records: list[dict[str, Any]]) -> str:
   rows = []
   for method in methods:
     own = [r for r in finished if r.get("method", "-") == method]
-    flips = [r["never_flipped_fraction"] for r in own]
+    accuracy = values(own, "accuracy")
+    flips = values(own, "never_flipped_fraction")
     rows.append(
       [
         method,
-        str(len(own)),
-        spread([r["accuracy"] for r in own]),
+        str(len(accuracy)),
+        spread(accuracy),
         "-" if None in flips else spread(flips),
         f"{statistics.median(r['seconds'] for r in own):.0f}",
       ]

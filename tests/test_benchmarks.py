@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic, and every script at a tiny size, end to end."""
 
+import doctest
 import functools
 import json
 import re
@@ -20,6 +21,7 @@ from benchmarks import (
   optimizer_cost,
   peak,
   plain_linen,
+  report,
   reproduce,
   step_time,
   table,
@@ -166,6 +168,12 @@ def test_workloads_pair_networks_with_batches():
     ("resnet18", 8),
   ]
   assert found[3].side == 224 and found[3].classes == 1000
+
+
+@pytest.mark.parametrize("module", (report, table, timing))
+def test_examples_hold(module):
+  failures, tried = doctest.testmod(module)
+  assert tried and not failures
 
 
 # The scripts -----------------------------------------------------------------

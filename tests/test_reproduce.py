@@ -230,6 +230,16 @@ def test_runs_without_bits_have_no_flips():
   assert row == ["full_precision", "1", "90.0", "-", "1"]
 
 
+def test_replicas_count_as_seeds():
+  path = ROOT / "results" / "digits.jsonl"
+  lines = [r for r in table.read_lines(path) if r["method"] == "sad"]
+  replicas = lines[0] | {
+    f"{name}_per_seed": [line[name] for line in lines]
+    for name in ("accuracy", "never_flipped_fraction")
+  }
+  assert cells(table.runs([replicas]))[1][:4] == cells(table.runs(lines))[1][:4]
+
+
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
