@@ -1,6 +1,4 @@
-"""Architectures: parameter counts, twins, initial values, wrong names."""
-
-import functools
+"""Architectures: twins, dtypes, initial values, options and wrong ones."""
 
 import jax
 import jax.numpy as jnp
@@ -9,28 +7,6 @@ import pytest
 
 from ovsw_jax import methods, models, nn
 
-# Trainable and binary parameters, from the reference's own networks.
-COUNTS = [
-  ("cifar_resnet18", 10, {}, 11_174_986, 11_157_504),
-  ("cifar_resnet18", 100, {}, 11_221_156, 11_157_504),
-  ("cifar_resnet18", 10, {"activation": nn.PReLU}, 11_178_826, 11_157_504),
-  ("cifar_resnet20", 10, {}, 269_850, 267_264),
-  ("cifar_resnet20", 100, {}, 275_700, 267_264),
-  ("cifar_resnet34", 10, {}, 21_283_146, 21_258_240),
-  ("vgg_small", 10, {}, 4_660_618, 4_571_136),
-  ("vgg_small", 100, {}, 5_397_988, 4_571_136),
-  ("vgg_small", 10, {"activation": nn.PReLU}, 4_661_898, 4_571_136),
-  ("resnet18", 1000, {}, 11_690_536, 10_985_472),
-  ("resnet34", 1000, {}, 21_798_696, 21_086_208),
-]
-LEARNED = functools.partial(nn.BinaryConv, output_scale="learned")
-WITH_LEARNED_SCALE = [
-  ("cifar_resnet18", 10, 11_179_722),
-  ("cifar_resnet20", 10, 270_522),
-  ("vgg_small", 10, 4_662_282),
-  ("resnet18", 1000, 11_694_376),
-  ("resnet34", 1000, 21_806_248),
-]
 ALL = sorted(models.ARCHITECTURES)
 
 
@@ -46,20 +22,6 @@ def counts(variables):
     total += leaf.size
     binary += leaf.size * (path[-1].key == "latent")
   return total, binary
-
-
-@pytest.mark.parametrize(
-  ("name", "classes", "kwargs", "total", "binary"), COUNTS
-)
-def test_parameter_counts(name, classes, kwargs, total, binary):
-  model = models.make(name, num_classes=classes, **kwargs)
-  assert counts(shapes(model)) == (total, binary)
-
-
-@pytest.mark.parametrize(("name", "classes", "total"), WITH_LEARNED_SCALE)
-def test_parameter_counts_with_learned_scales(name, classes, total):
-  model = models.make(name, num_classes=classes, conv=LEARNED)
-  assert counts(shapes(model))[0] == total
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -131,6 +93,119 @@ def test_imagenet_norm_scales_start_at_1e_8_but_the_last():
       small += bool(np.all(leaf == np.float32(1e-8)))
       ones += bool(np.all(leaf == 1))
   assert (small, ones) == (20, 1)
+
+
+def initial(**options):
+  model = models.cifar_resnet20(stage_sizes=(1, 1, 1), **options)
+  images = jnp.zeros((1, 8, 8, 3))
+  return jax.jit(model.init)(jax.random.key(0), images)["params"]
+
+
+def test_initializers_by_name():
+  params = initial(
+    num_classes=100,
+    shortcut="real",
+    conv_init="he_normal",
+    head_init="he_normal",
+  )
+  block = params["layer3_block0"]
+  for leaf, fan_in in (
+    (params["stem_conv"]["kernel"], 27),
+    (block["conv1"]["latent"], 9 * 32),
+    (block["shortcut_conv"]["kernel"], 32),
+    (params["head"]["kernel"], 64),
+  ):
+    np.testing.assert_allclose(leaf.std(), (2 / fan_in) ** 0.5, rtol=0.1)
+    assert np.abs(leaf).max() > 2.5 * leaf.std()  # a uniform one stays below
+  latent = initial(conv_init="torch_uniform")["layer3_block0"]["conv1"][
+    "latent"
+  ]
+  bound = (9 * 32) ** -0.5
+  assert bound * 0.99 < np.abs(latent).max() <= bound
+  latent = initial(conv_init="fan_out_normal")["layer3_block0"]["conv1"][
+    "latent"
+  ]
+  np.testing.assert_allclose(latent.std(), (2 / (9 * 64)) ** 0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_activation_replaces_every_blocks_own(name):
+  own = shapes(models.make(name, num_classes=10))["params"]
+  options = {"activation": "rprelu"}
+  changed = shapes(models.make(name, num_classes=10, **options))["params"]
+  blocks = [key for key in own if key.startswith("layer")]
+  if name == "vgg_small":  # the last one is an option of its own
+    assert all("input_shift" in changed[f"activation{i}"] for i in range(5))
+    assert "input_shift" not in changed["activation5"]
+  else:
+    assert all("input_shift" in changed[k]["activation1"] for k in blocks)
+  assert "stem_nonlinearity" not in changed
+
+
+def test_none_leaves_an_option_as_published():
+  assert models.make("vgg_small", num_classes=10, last_activation=None) == (
+    models.vgg_small()
+  )
+  plain = models.make("reactnet_a", num_classes=10, activation=None, stem=None)
+  assert (plain.activation, plain.stem) == ("rprelu", "mobile")
+
+
+def test_names_and_what_they_stand_for_are_the_same():
+  named = models.cifar_resnet20(activation="prelu")
+  given = models.cifar_resnet20(activation=nn.PReLU)
+  assert shapes(named) == shapes(given)
+
+
+def test_shortcuts_of_a_block_whose_width_changes_in_two_units():
+  """ReActNet-A's block with real shortcuts: each has layers of its own."""
+  block = shapes(models.reactnet_a(shortcut="real"))["params"]["layer2_block0"]
+  shape = block["shortcut_conv"]["kernel"].shape
+  assert (shape, block["shortcut2_conv"]["kernel"].shape) == (
+    (1, 1, 64, 64),
+    (1, 1, 64, 128),
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "message"),
+  [
+    ("cifar_resnet20", {"shortcutt": "real"}, "'shortcutt'.*shortcut, conv"),
+    ("vgg_small", {"shortcut": "real"}, "'vgg_small' .*conv, activation"),
+    ("cifar_resnet20", {"shortcut": "A"}, "shortcut='A'.*'strided'"),
+    ("cifar_resnet20", {"block": "bottleneck"}, "'bottleneck'.*'bireal'"),
+    ("birealnet18", {"stem": 7}, "stem=7 .*'imagenet'"),
+    ("birealnet18", {"activation": "gelu"}, "activation='gelu'.*'rprelu'"),
+    ("vgg_small", {"last_activation": True}, "last_activation=True.*'prelu'"),
+    ("resnet18", {"conv_init": "he"}, "conv_init='he'.*'he_normal'"),
+    ("resnet18", {"head_init": "zero"}, "head_init='zero'.*'torch_uniform'"),
+    ("resnet18", {"stage_sizes": (2, 2)}, r"stage_sizes=\(2, 2\).*widths"),
+    ("resnet18", {"widths": (8, 8, 8, 0)}, r"widths=\(8, 8, 8, 0\).*positive"),
+  ],
+)
+def test_wrong_options_name_what_there_is(name, options, message):
+  with pytest.raises(ValueError, match=message):
+    models.make(name, num_classes=10, **options)
+
+
+@pytest.mark.parametrize(
+  ("shortcut", "side", "widths", "message"),
+  [
+    ("pooled", 6, (4, 8, 16), r"even; got shape \(2, 3, 3, 8\)"),
+    ("pooled_real", 6, (4, 8, 16), r"even; got shape \(2, 3, 3, 8\)"),
+    ("strided", 8, (4, 4, 8), "4 -> 4 channels"),
+    ("pooled", 8, (4, 16, 32), "4 -> 16 channels"),
+    ("repeated", 8, (4, 6, 12), "4 -> 6 channels"),
+  ],
+)
+def test_shortcuts_that_do_not_fit(shortcut, side, widths, message):
+  model = models.cifar_resnet20(shortcut=shortcut, widths=widths)
+  with pytest.raises(ValueError, match=message):
+    shapes(model, side)
+
+
+@pytest.mark.parametrize("shortcut", ("strided", "real", "binary"))
+def test_shortcuts_that_take_odd_sizes(shortcut):
+  shapes(models.cifar_resnet20(shortcut=shortcut), side=6)
 
 
 def test_wrong_names_and_sizes():
