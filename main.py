@@ -21,6 +21,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "File of configs/.")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Place of the run; runs/<name>/<method>/seed<seed> if unset."
 )
+_CACHE = flags.DEFINE_string(
+  "compilation_cache",
+  None,
+  "Place of compiled programs, which may be emptied at any time; "
+  "~/.cache/ovsw_jax/xla if unset, nowhere if empty.",
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 
 
@@ -35,8 +41,9 @@ def _parse(argv: list[str]) -> list[str]:
   flags.FLAGS.verbosity = logging.WARNING
   try:
     rest = flags.FLAGS(argv)
-    if _CONFIG.value is not None:
-      _CONFIG.value.lock()  # fails if the file is not there
+    if _CONFIG.value is None:
+      _fail("--config is missing; try --config=configs/digits.py, or --help")
+    _CONFIG.value.lock()  # fails if the file is not there
   except AttributeError as error:
     field = getattr(error.args[0], "args", error.args)[0].replace("\n", ". ")
     _fail(f"unknown config field {field}; configs/base.py lists them all")
@@ -44,24 +51,18 @@ def _parse(argv: list[str]) -> list[str]:
     while "Traceback" in str(error) and error.__context__ is not None:
       error = error.__context__  # what get_config itself said
     _fail(str(error).splitlines()[-1].strip())
-  if _CONFIG.value is None:
-    _fail("--config is missing; try --config=configs/digits.py, or --help")
   if rest[1:]:
     _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
   return rest
 
 
 def main(_: list[str]) -> None:
-  from ovsw_jax.training import evaluate, loop, settings
+  from ovsw_jax.training import command
 
   try:
-    workdir = _WORKDIR.value or settings.default_workdir(_CONFIG.value)
-    if _MODE.value == "evaluate":
-      evaluate.evaluate(_CONFIG.value, workdir)
-    else:
-      loop.train_and_evaluate(_CONFIG.value, workdir)
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    _fail(str(error))
+    command.run(_MODE.value, _CONFIG.value, _WORKDIR.value, _CACHE.value)
+  except (ValueError, OSError, ImportError, ArithmeticError, MemoryError) as e:
+    _fail(str(e))
 
 
 if __name__ == "__main__":

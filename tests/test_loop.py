@@ -153,9 +153,13 @@ def test_records_of_a_run(tmp_path, capsys):
   assert result["epochs"] == 2
   assert result["seed"] == 0
   assert result["seconds"] > 0
+  assert 0 < result["seconds_to_first_step"] < result["seconds"] + 60
+  assert "seeds" not in result
   assert 0 < result["never_flipped_fraction"] <= 1
   assert result["versions"]["jax"] == jax.__version__
+  assert state.step.shape == ()
   text = capsys.readouterr().out
+  assert text.count("first step after ") == 1
   total, binary = train_state.parameter_counts(state.params)
   assert f"{total:,} parameters, {binary:,} binary" in text
   assert f"final test accuracy    {result['accuracy']:.2%}" in text
@@ -340,6 +344,7 @@ def test_evaluate_without_a_checkpoint_is_one_clear_error(tmp_path):
     ("data.pad", -1, r"data.pad must be .*>= 0, got -1"),
     ("train.chunk", -1, r"train.chunk"),
     ("seed", -1, r"seed must be"),
+    ("replicas", 0, r"replicas must be .*>= 1, got 0"),
   ],
 )
 def test_wrong_values_are_named_and_nothing_is_written(

@@ -12,6 +12,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+  """The user's own cache of compiled programs stays as it is."""
+  with pytest.MonkeyPatch.context() as patch:
+    directory = tmp_path_factory.mktemp("cache")
+    patch.setenv("XDG_CACHE_HOME", str(directory))
+    patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    yield directory
+
+
 def main(*arguments, cwd=ROOT):
   return subprocess.run(
     [sys.executable, str(ROOT / "main.py"), *arguments],
@@ -22,7 +32,7 @@ def main(*arguments, cwd=ROOT):
   )
 
 
-def test_train_again_and_evaluate(tmp_path):
+def test_train_again_and_evaluate(tmp_path, cache):
   command = (f"--config={ROOT}/configs/digits.py:smoke",)
   # The default workdir, below where the command is given.
   workdir = tmp_path / "runs" / "digits_smoke" / "ovsw" / "seed0"
@@ -38,6 +48,8 @@ def test_train_again_and_evaluate(tmp_path):
   figure = re.search(r"figure +(\S+)", first.stdout)[1]
   assert (tmp_path / figure).exists()
   assert "main.py" in result["command"]
+  assert f"compiled cached in {cache}/ovsw_jax/xla" in first.stdout
+  assert "first step after" in first.stdout
 
   again = main(*command, cwd=tmp_path)
   assert again.returncode == 0, again.stderr
@@ -53,7 +65,7 @@ def test_train_again_and_evaluate(tmp_path):
 def test_help_shows_commands_and_flags():
   answer = main("--help")
   assert "python main.py --config=configs/digits.py" in answer.stdout
-  for flag in ("--config", "--workdir", "--mode"):
+  for flag in ("--config", "--workdir", "--mode", "--compilation_cache"):
     assert f"  {flag}:" in answer.stdout
 
 
@@ -71,6 +83,8 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.train.epochs=x"], "--config.train.epochs=x"),
     ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate>"),
     ([CONFIG, "--wrokdir=x"], "wrokdir"),
+    ([CONFIG, "--compilation_cache=main.py/x"], "main.py/x cannot be made"),
+    ([CONFIG, "--config.replicas=0", "W"], "replicas must be.*>= 1, got 0"),
     ([CONFIG, "workdir"], "unexpected argument 'workdir'"),
     ([CONFIG, "--config.model.name=vgg19", "W"], "'vgg19'.*vgg_small"),
     ([CONFIG, "--mode=evaluate", "W"], "no checkpoint; train first"),

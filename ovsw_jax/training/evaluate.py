@@ -2,32 +2,38 @@
 
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ovsw_jax import data
-from ovsw_jax.training import checkpoint, experiment, settings
+from ovsw_jax.training import checkpoint, experiment, replicas, settings
 from ovsw_jax.training.step import Recipe, eval_step
 
 CHECKPOINTS = "checkpoints"
 
 
-@functools.partial(jax.jit, static_argnames="recipe")
-def _batch(variables, split, indices, weights, *, recipe):
-  return eval_step(
-    variables["params"],
-    variables["batch_stats"],
-    split.images[indices],
-    split.labels[indices],
-    weights,
-    recipe,
+@functools.partial(jax.jit, static_argnames=("recipe", "count"))
+def _batch(variables, split, indices, weights, *, recipe, count):
+  images, labels = split.images[indices], split.labels[indices]
+
+  def sums(params, batch_stats):
+    return eval_step(params, batch_stats, images, labels, weights, recipe)
+
+  return replicas.each(sums, count)(
+    variables["params"], variables["batch_stats"]
   )
 
 
 def over_split(
-  variables: Any, split: data.Split, recipe: Recipe, batch_size: int
+  variables: Any,
+  split: data.Split,
+  recipe: Recipe,
+  batch_size: int,
+  count: int = 1,
 ) -> dict[str, jax.Array]:
   """Means of loss, accuracy (top-1) and top5 over a split.
 
@@ -36,24 +42,32 @@ def over_split(
     split: images and labels, on the device if it is to be fast.
     recipe: the model and its constants.
     batch_size: examples in a batch; the last one is padded with weight 0.
+    count: replicas that `variables` holds; a leading axis if there are several.
 
   Returns:
-    Scalars on the device; nothing waits for them here.
+    On the device, and nothing waits for them here: scalars, or one value for
+    each replica, shape (count,).
   """
   n = len(split.labels)
   batches = data.eval_batches(n, min(batch_size, n))
   parts = [
-    _batch(variables, split, indices, weights, recipe=recipe)
+    _batch(variables, split, indices, weights, recipe=recipe, count=count)
     for indices, weights in zip(*batches, strict=True)
   ]
-  sums = jax.tree.map(lambda *values: jnp.stack(values).sum(), *parts)
+  sums = jax.tree.map(lambda *values: jnp.stack(values).sum(0), *parts)
   weight = sums.pop("weight")
   return {name: value / weight for name, value in sums.items()}
 
 
-def numbers(means: dict[str, jax.Array]) -> dict[str, float]:
-  """Scalars of the device as the shortest decimals that round to them."""
-  return {k: float(str(v)) for k, v in jax.device_get(means).items()}
+def numbers(means: Mapping[str, Any]) -> dict[str, float]:
+  """Scalars as the shortest decimals that round to them.
+
+  Of one value for each replica, mean and sample deviation.
+  """
+  values = jax.device_get(means)
+  return replicas.spread(
+    {k: v if np.ndim(v) else float(str(v)) for k, v in values.items()}
+  )
 
 
 def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -66,7 +80,8 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     workdir: of a run with at least one checkpoint.
 
   Returns:
-    `step`, `epoch`, `loss`, `accuracy` and `top5`, plain numbers.
+    `step`, `epoch`, `loss`, `accuracy` and `top5`, plain numbers; of several
+    replicas the means, with the sample deviations as `loss_std` and so on.
 
   Raises:
     ValueError: for an impossible config, or a workdir of another one.
@@ -91,12 +106,14 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     jax.device_put(run.dataset.test),
     run.recipe,
     config.eval.batch_size,
+    config.replicas,
   )
   values = numbers(means)
   epoch = steps[-1] // run.steps_per_epoch
   print(
-    f"epoch {epoch}: top-1 {values['accuracy']:.2%}, top-5 "
-    f"{values['top5']:.2%}, loss {values['loss']:.4f} on "
+    f"epoch {epoch}: top-1 {replicas.percent(values, 'accuracy')}, top-5 "
+    f"{replicas.percent(values, 'top5')}, loss {values['loss']:.4f} on "
     f"{len(run.dataset.test.labels):,} test images"
+    + (f", {config.replicas} seeds" if config.replicas > 1 else "")
   )
   return {"step": steps[-1], "epoch": epoch, **values}

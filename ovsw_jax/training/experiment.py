@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ovsw_jax import data, methods, models
-from ovsw_jax.training import optimizer, schedules
+from ovsw_jax.training import optimizer, replicas, schedules
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe
 
@@ -24,6 +24,7 @@ class Experiment(NamedTuple):
   recipe: Recipe
   binary: bool  # whether the model has latent binary weights
   steps_per_epoch: int
+  # Of shape (), or (replicas,) if there are several.
   init_key: jax.Array
   order_key: jax.Array
   augment_key: jax.Array
@@ -42,7 +43,7 @@ class Experiment(NamedTuple):
   def abstract_state(self) -> train_state.TrainState:
     """Its shapes and dtypes."""
     return train_state.abstract(
-      self.recipe.model, self.recipe.tx, self.image_shape
+      self.recipe.model, self.recipe.tx, self.image_shape, self.init_key
     )
 
 
@@ -124,14 +125,18 @@ def build(config: Any) -> Experiment:
     flip=config.data.flip,
     label_smoothing=config.loss.label_smoothing,
   )
-  key = jax.random.key(config.seed)
+  keys = [jax.random.key(seed) for seed in replicas.seeds(config)]
+
+  def keys_of(use):
+    return replicas.stack([jax.random.fold_in(key, use) for key in keys])
+
   return Experiment(
     config=config,
     dataset=dataclasses.replace(dataset, train=train, test=test),
     recipe=recipe,
     binary=method.binary,
     steps_per_epoch=steps_per_epoch,
-    init_key=jax.random.fold_in(key, _INIT),
-    order_key=jax.random.fold_in(key, _ORDER),
-    augment_key=jax.random.fold_in(key, _AUGMENT),
+    init_key=keys_of(_INIT),
+    order_key=keys_of(_ORDER),
+    augment_key=keys_of(_AUGMENT),
   )

@@ -9,7 +9,7 @@ import optax
 
 from ovsw_jax import analysis
 from ovsw_jax.analysis import run
-from ovsw_jax.training import settings
+from ovsw_jax.training import replicas, settings
 from ovsw_jax.training import state as train_state
 
 FIGURE_FILE = "figure.png"
@@ -18,8 +18,15 @@ FIGURE_FILE = "figure.png"
 _COMPARED = ("vanilla", "ovsw")
 
 
-def save_weights(state: train_state.TrainState, workdir: pathlib.Path) -> None:
-  """Keeps the latent weights and their flips, by layer, for the figure."""
+def save_weights(
+  state: train_state.TrainState, workdir: pathlib.Path, count: int = 1
+) -> None:
+  """Keeps the latent weights and their flips, by layer, for the figure.
+
+  Of several replicas those of the first: the figure's curves are means over the
+  seeds, and its histogram is the first seed's.
+  """
+  state = replicas.first(state, count)
   # Leaves that are masked out of the statistics have none here.
   flips = jax.tree.leaves_with_path(optax.tree.get(state.opt_state, "flips"))
   latent = dict(jax.tree.leaves_with_path(state.params))

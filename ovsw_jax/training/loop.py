@@ -1,7 +1,9 @@
 """The training loop: dispatch, record, evaluate, save, resume."""
 
+import contextlib
 import functools
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -12,15 +14,18 @@ from ovsw_jax.training import (
   evaluate,
   experiment,
   outcome,
+  replicas,
   settings,
 )
 from ovsw_jax.training import state as train_state
-from ovsw_jax.training.records import Records
+from ovsw_jax.training.records import Records, layers, snapshot
 from ovsw_jax.training.step import train_step
 
-# Steps that one dispatch makes where config.train.chunk is 0. On XLA's CPU
-# backend a loop loses the fast convolutions: ResNet-20 on 16x16 images, batch
-# 64, two cores took 67 ms a step dispatched singly, 1740 ms in a scan of ten.
+# Steps that one dispatch makes where config.train.chunk is 0. XLA's CPU backend
+# brings convolutions into the form that is fast there in a program's entry
+# alone, not inside of a loop: ResNet-20 on 16x16 images, batch 64, two cores
+# took 51 ms a step dispatched singly, 531 ms in a scan of four, and 50 ms in
+# the same scan unrolled, which takes twice as long to compile for nothing.
 # The number elsewhere only has to be large; it has not been measured.
 _CHUNK = {"cpu": 1}
 _CHUNK_ELSEWHERE = 50
@@ -34,24 +39,36 @@ _CHUNK_ELSEWHERE = 50
 def train_chunk(
   state, split, order, key, *, recipe, batch_size: int, length: int
 ):
-  """`length` steps over an epoch's order; metrics get a leading axis."""
-  steps_per_epoch = order.shape[0] // batch_size
+  """`length` steps over an epoch's order; metrics get a last axis of them.
 
-  def body(state, _):
-    position = state.step % steps_per_epoch
-    indices = data.batch_indices(order, position, batch_size)
-    images, labels = split.images[indices], split.labels[indices]
-    return train_step(state, images, labels, key, recipe)
+  Of several replicas state, order and key have a first axis, metrics as well.
+  """
+  steps_per_epoch = order.shape[-1] // batch_size
 
-  if length == 1:
-    state, metrics = body(state, None)
-    return state, jax.tree.map(lambda value: value[None], metrics)
-  return jax.lax.scan(body, state, length=length)
+  def chunk(state, order, key):
+    def body(state, _):
+      position = state.step % steps_per_epoch
+      indices = data.batch_indices(order, position, batch_size)
+      images, labels = split.images[indices], split.labels[indices]
+      return train_step(state, images, labels, key, recipe)
+
+    if length == 1:
+      state, metrics = body(state, None)
+      return state, jax.tree.map(lambda value: value[None], metrics)
+    return jax.lax.scan(body, state, length=length)
+
+  return replicas.each(chunk, _count(key))(state, order, key)
 
 
 @functools.partial(jax.jit, static_argnames="n")
-def _order(key, epoch, *, n: int):
-  return data.epoch_order(key, epoch, n)
+def epoch_order(key, epoch, *, n: int):
+  """The order of an epoch's examples, of each replica its own."""
+  order = functools.partial(data.epoch_order, epoch=epoch, n=n)
+  return replicas.each(order, _count(key))(key)
+
+
+def _count(key) -> int:
+  return key.shape[0] if key.ndim else 1
 
 
 def chunk_lengths(steps: int, chunk: int) -> list[int]:
@@ -66,6 +83,21 @@ def chunk_lengths(steps: int, chunk: int) -> list[int]:
     return [even] * (steps // even)
   rest = steps % chunk
   return [chunk] * (steps // chunk) + [rest] * (rest > 0)
+
+
+@contextlib.contextmanager
+def _memory_error_with_remedy(config: Any):
+  """What a device says of its memory, as an error that says what to change."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise MemoryError(
+      f"the memory of {outcome.device()} does not suffice "
+      f"({str(error).splitlines()[0]}); lower replicas={config.replicas} or "
+      f"train.batch_size={config.train.batch_size}"
+    ) from error
 
 
 def train_and_evaluate(
@@ -83,13 +115,15 @@ def train_and_evaluate(
     workdir: directory of this run: new, or left by this very config.
 
   Returns:
-    The state after the last step.
+    The state after the last step; of several replicas with a leading axis.
 
   Raises:
     ValueError: for an impossible config, or a workdir of another one.
     FileNotFoundError: if the data is not there.
     FloatingPointError: if loss or gradient stop being finite.
+    MemoryError: if the device has too little memory.
   """
+  began = time.perf_counter()
   settings.check(config)
   workdir = pathlib.Path(workdir)
   settings.check_workdir(config, workdir)
@@ -97,37 +131,50 @@ def train_and_evaluate(
   if result is not None:
     print(f"{workdir} is finished\n{outcome.summary(result, workdir)}")
   run = experiment.build(config)
-  directory = workdir / evaluate.CHECKPOINTS
-  restored = checkpoint.restore_latest(directory, run.abstract_state())
-  step, state = restored or (0, run.initial_state())
-  if result is not None and step == run.recipe.total_steps:
-    return state
-  settings.write(config, workdir)
-  print(outcome.header(run, state, workdir))
-  first_epoch = step // run.steps_per_epoch
-  if step:
-    print(f"resumes  after epoch {first_epoch}, step {step}")
+  with _memory_error_with_remedy(config):
+    directory = workdir / evaluate.CHECKPOINTS
+    restored = checkpoint.restore_latest(directory, run.abstract_state())
+    step, state = restored or (0, run.initial_state())
+    if result is not None and step == run.recipe.total_steps:
+      return state
+    settings.write(config, workdir)
+    print(outcome.header(run, state, workdir))
+    if step:
+      epoch = step // run.steps_per_epoch
+      print(f"resumes  after epoch {epoch}, step {step}")
+    return _run(run, state, step, workdir, began)
 
+
+def _run(run, state, step: int, workdir: pathlib.Path, began: float):
+  """From `state` to the end; returns the last state."""
+  config = run.config
   train, test = jax.device_put((run.dataset.train, run.dataset.test))
 
   def test_means(state):
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     return evaluate.over_split(
-      variables, test, run.recipe, config.eval.batch_size
+      {"params": state.params, "batch_stats": state.batch_stats},
+      test,
+      run.recipe,
+      config.eval.batch_size,
+      config.replicas,
     )
 
-  means = None
-  with Records(run, workdir, step) as records:
-    for epoch in range(first_epoch, config.train.epochs):
+  with Records(run, workdir, step, began) as records:
+    for epoch in range(step // run.steps_per_epoch, config.train.epochs):
       state = _train_epoch(run, state, train, epoch, records)
-      means = records.end_epoch(epoch + 1, state, test_means(state))
-      last = epoch + 1 == config.train.epochs
-      if last or (epoch + 1) % config.train.checkpoint_every == 0:
-        done = (epoch + 1) * run.steps_per_epoch
-        checkpoint.save(directory, done, state, keep=config.train.keep)
+      done = epoch + 1
+      due = done == config.train.epochs or not (
+        done % config.train.checkpoint_every
+      )
+      # Copies, since the next dispatch is given the state's own buffers.
+      kept = snapshot((layers(state.opt_state), state if due else None))
+      records.end_epoch(done, test_means(state), *kept)
+    records.flush()
   # A run that was stopped between its last checkpoint and here has none.
-  means = means or evaluate.numbers(test_means(state))
-  result = outcome.finish(run, state, workdir, means)
+  means = records.test or jax.device_get(test_means(state))
+  result = outcome.finish(
+    run, state, workdir, means, records.seconds_to_first_step
+  )
   print(outcome.summary(result, workdir))
   return state
 
@@ -137,9 +184,8 @@ def _train_epoch(run, state, train, epoch: int, records: Records):
   chunk = config.train.chunk or _CHUNK.get(
     jax.default_backend(), _CHUNK_ELSEWHERE
   )
-  order = _order(run.order_key, epoch, n=len(train.labels))
+  order = epoch_order(run.order_key, epoch, n=len(train.labels))
   step = epoch * run.steps_per_epoch
-  records.start_epoch()
   for length in chunk_lengths(run.steps_per_epoch, chunk):
     state, metrics = train_chunk(
       state,

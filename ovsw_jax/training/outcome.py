@@ -8,10 +8,17 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 
 import ovsw_jax
 from ovsw_jax import analysis
-from ovsw_jax.training import evaluate, figure, settings
+from ovsw_jax.training import (
+  compilation_cache,
+  evaluate,
+  figure,
+  replicas,
+  settings,
+)
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.experiment import Experiment
 from ovsw_jax.training.step import statistics
@@ -32,10 +39,14 @@ def header(
 ) -> str:
   """What is about to run, in a few lines."""
   config, dataset = run.config, run.dataset
-  total, binary = train_state.parameter_counts(state.params)
+  total, binary = (
+    count // config.replicas
+    for count in train_state.parameter_counts(state.params)
+  )
+  cache = compilation_cache.in_use()
   arguments = ", ".join(f"{k}={v}" for k, v in config.method_args.items())
   lines = {
-    "config": f"{config.name}, seed {config.seed}",
+    "config": f"{config.name}, {_seeds(replicas.seeds(config))}",
     "method": f"{config.method}({arguments})",
     "model": f"{config.model.name}, {total:,} parameters, {binary:,} binary",
     "data": f"{dataset.name}, {len(dataset.train.labels):,} training and "
@@ -44,9 +55,16 @@ def header(
     "steps": f"{config.train.epochs} epochs of {run.steps_per_epoch} steps, "
     f"batch {config.train.batch_size}",
     "device": f"{device()}, jax {jax.__version__}",
+    "compiled": f"cached in {cache}" if cache else "not cached",
     "workdir": str(workdir),
   }
   return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+
+
+def _seeds(seeds: list[int]) -> str:
+  if len(seeds) == 1:
+    return f"seed {seeds[0]}"
+  return f"seeds {seeds[0]} to {seeds[-1]} in one program"
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -59,18 +77,24 @@ def finish(
   run: Experiment,
   state: train_state.TrainState,
   workdir: pathlib.Path,
-  means: dict[str, float],
+  means: dict[str, np.ndarray],
+  seconds_to_first_step: float | None,
 ) -> dict[str, Any]:
   """Writes the figure, then `result.json`, the mark of a finished run."""
-  flips = evaluate.numbers(statistics(state.opt_state))
+  flips = jax.device_get(statistics(state.opt_state))
+  final = {name: means[name] for name in ("loss", "accuracy", "top5")}
+  if (never := flips.get("never_flipped_fraction")) is not None:
+    final["never_flipped_fraction"] = never
+  seeds = replicas.seeds(run.config)
   records = analysis.read_metrics(workdir)
   ends = [record for record in records if record["kind"] == "eval"]
   result = {
-    **means,
-    "never_flipped_fraction": flips.get("never_flipped_fraction"),
+    "never_flipped_fraction": None,  # of a network without bits
+    **evaluate.numbers(final),
     "epochs": run.config.train.epochs,
     "steps": run.recipe.total_steps,
-    "seed": run.config.seed,
+    **({"seed": seeds[0]} if len(seeds) == 1 else _by_seed(seeds, final)),
+    "seconds_to_first_step": seconds_to_first_step,
     # Of every session of a run that was stopped, compilation included.
     "seconds": round(sum(r["seconds"] for r in ends), 1),
     "device": device(),
@@ -81,22 +105,38 @@ def finish(
     },
     "command": shlex.join(sys.argv),
   }
-  figure.save_weights(state, workdir)
+  figure.save_weights(state, workdir, len(seeds))
   figure.draw(run.config, workdir)
   settings.write_json(workdir / RESULT_FILE, result)
   return result
 
 
+def _by_seed(seeds: list[int], final: dict[str, np.ndarray]) -> dict[str, Any]:
+  """What each replica came to, in the order of `seeds`."""
+  return {
+    "replicas": len(seeds),
+    "seeds": seeds,
+    **{
+      f"{name}_per_seed": [float(str(value)) for value in values]
+      for name, values in final.items()
+    },
+  }
+
+
 def summary(result: dict[str, Any], workdir: pathlib.Path) -> str:
   """The lines that a run ends with."""
   lines = [
-    f"final test accuracy    {result['accuracy']:.2%} "
-    f"(top-5 {result['top5']:.2%}) after {result['epochs']} epochs"
+    f"final test accuracy    {replicas.percent(result, 'accuracy')} "
+    f"(top-5 {replicas.percent(result, 'top5')}) after {result['epochs']} "
+    "epochs"
   ]
+  if "seeds" in result:
+    lines[0] += f", {_seeds(result['seeds']).removesuffix(' in one program')}"
   if result["never_flipped_fraction"] is not None:
     lines.append(
-      f"never-flipped fraction {result['never_flipped_fraction']:.2%} of the "
-      "binary weights"
+      "never-flipped fraction "
+      f"{replicas.percent(result, 'never_flipped_fraction')} of the binary "
+      "weights"
     )
   lines.append(f"figure                 {workdir / figure.FIGURE_FILE}")
   return "\n".join(lines)

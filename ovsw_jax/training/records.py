@@ -1,14 +1,24 @@
 """What a run writes down: lines of metrics, the epoch's means, their check."""
 
+import collections
+import functools
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ovsw_jax.training import checkpoint, evaluate, progress, writers
+from ovsw_jax.training import (
+  checkpoint,
+  evaluate,
+  progress,
+  replicas,
+  writers,
+)
 from ovsw_jax.training.experiment import Experiment
 from ovsw_jax.training.state import TrainState
 
@@ -21,39 +31,58 @@ _PER_LAYER = {
 }
 
 
-def layers(opt_state: optax.OptState) -> dict[str, dict[str, float]]:
-  """The optimizer's statistics of each binary layer, by path."""
+@jax.jit
+def snapshot(tree: Any) -> Any:
+  """A copy on the device, of what the next dispatch takes the buffers of."""
+  return jax.tree.map(jnp.copy, tree)
+
+
+def layers(opt_state: optax.OptState) -> dict[str, Any]:
+  """The optimizer's statistics of each binary layer, as trees on the device."""
   found = {
     name: optax.tree.get(opt_state, field) for name, field in _PER_LAYER.items()
   }
+  return {name: tree for name, tree in found.items() if tree is not None}
+
+
+def _by_path(trees: dict[str, Any]) -> dict[str, dict[str, float]]:
+  """`layers` as numbers by path; of several replicas the means."""
   # One transfer for all of them. Masked-out leaves have no leaves here.
-  trees = jax.device_get({k: v for k, v in found.items() if v is not None})
   return {
     name: {
-      jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
+      jax.tree_util.keystr(path, simple=True, separator="/"): float(
+        np.mean(value)
+      )
       for path, value in jax.tree.leaves_with_path(tree)
     }
-    for name, tree in trees.items()
+    for name, tree in jax.device_get(trees).items()
   }
 
 
 def check_finite(
-  values: dict[str, np.ndarray], first_step: int, directory: pathlib.Path
+  values: dict[str, np.ndarray],
+  first_step: int,
+  directory: pathlib.Path,
+  seeds: list[int],
 ) -> None:
   """Raises FloatingPointError at the first step whose loss is no number.
 
   The gradient's norm is looked at as well: it turns before the loss does, and
-  the update that it belongs to would spoil the next checkpoint.
+  the update that it belongs to would spoil the next checkpoint. Values are of
+  shape (steps,), or (replicas, steps).
   """
   for name in values.keys() & {"loss", "gradient_norm"}:
-    bad = np.flatnonzero(~np.isfinite(values[name]))
+    by_step = np.atleast_2d(values[name]).T
+    bad = np.argwhere(~np.isfinite(by_step))
     if bad.size:
+      offset, replica = bad[0]
+      whose = f" of seed {seeds[replica]}" if len(seeds) > 1 else ""
       steps = checkpoint.steps(directory)
       good = f"is {directory / str(steps[-1])}" if steps else "does not exist"
       raise FloatingPointError(
-        f"{name} is {values[name][bad[0]]} at step {first_step + bad[0] + 1}; "
-        f"the last good checkpoint {good}. Lower optimizer.learning_rate, or "
-        "set optimizer.clip_norm"
+        f"{name}{whose} is {by_step[offset, replica]} at step "
+        f"{first_step + offset + 1}; the last good checkpoint {good}. Lower "
+        "optimizer.learning_rate, or set optimizer.clip_norm"
       )
 
 
@@ -62,8 +91,8 @@ def epoch_line(epoch: int, epochs: int, record: dict[str, float]) -> str:
   parts = [
     f"epoch {epoch:{len(str(epochs))}}/{epochs}",
     f"loss {record['train_loss']:.4f}",
-    f"train {record['train_accuracy']:.2%}",
-    f"test {record['accuracy']:.2%}",
+    f"train {replicas.percent(record, 'train_accuracy')}",
+    f"test {replicas.percent(record, 'accuracy')}",
   ]
   if "flip_rate" in record:
     parts += [
@@ -74,25 +103,40 @@ def epoch_line(epoch: int, epochs: int, record: dict[str, float]) -> str:
 
 
 class Records:
-  """Takes the metrics of every step, one dispatch late, and writes some.
+  """Takes what every dispatch made, and reads it one dispatch late.
 
-  Reading the metrics of a dispatch waits for it, so that is done once the next
-  one is on its way: the device never waits for the host.
+  Reading waits for the device, so that is done once the next dispatch is on its
+  way, across the ends of epochs too: evaluation, checkpoint and lines of an
+  epoch are dealt with while the next one trains, and the device never waits for
+  the host. What is kept until then must be no buffer that a step is given.
+
+  Attributes:
+    seconds_to_first_step: from `began` to the end of the first dispatch, None
+      before that.
+    test: the test means of the last epoch read, on the host; None before.
   """
 
-  def __init__(self, run: Experiment, workdir: pathlib.Path, step: int):
-    self._run = run
+  def __init__(
+    self, run: Experiment, workdir: pathlib.Path, step: int, began: float
+  ):
+    config = run.config
+    self._run, self._seeds = run, replicas.seeds(config)
     self._directory = workdir / evaluate.CHECKPOINTS
     self._writer = writers.MetricsWriter(workdir, step=step)
+    # A step takes a batch for each replica.
+    self._batch_size = config.train.batch_size * config.replicas
     self._bar = progress.Progress(
       run.recipe.total_steps,
       step,
-      run.config.train.batch_size,
+      self._batch_size,
       steps_per_epoch=run.steps_per_epoch,
     )
-    self._pending: tuple[int, int, Any] | None = None
+    self._unread: collections.deque[Callable[[], None]] = collections.deque()
     self._chunks: list[dict[str, np.ndarray]] = []
+    self._began, self._dispatched = began, False
     self._clock = self._epoch_began = time.perf_counter()
+    self.seconds_to_first_step: float | None = None
+    self.test: dict[str, np.ndarray] | None = None
 
   def __enter__(self):
     return self
@@ -101,60 +145,75 @@ class Records:
     self._bar.close()
     self._writer.close()
 
-  def start_epoch(self) -> None:
-    """Forgets the epoch before; its evaluation is no training time either."""
-    self._chunks = []
-    self._clock = self._epoch_began = time.perf_counter()
-
   def put(self, step: int, length: int, metrics: Any) -> None:
-    """Takes metrics not yet computed, and reads those it was given before."""
-    previous, self._pending = self._pending, (step, length, metrics)
-    if previous is None:
-      # A first dispatch waits for the compiler, which is not the device's time.
-      self._clock = time.perf_counter()
-    else:
-      self._read(*previous)
+    """Takes metrics not yet computed, and reads what it was given before."""
+    if not self._dispatched:
+      # The first dispatch waited for the compiler: not the device's time.
+      self._dispatched, self._clock = True, time.perf_counter()
+    self._unread.append(functools.partial(self._read, step, length, metrics))
+    self._read_all_but(1)
 
-  def end_epoch(self, epoch: int, state: TrainState, test: Any):
-    """Records the epoch's ends and means; returns `test` as numbers."""
-    if self._pending is not None:
-      self._read(*self._pending)
-      self._pending = None
-    means = {
-      name: float(np.concatenate([c[name] for c in self._chunks]).mean())
+  def end_epoch(
+    self, epoch: int, test: Any, layers: Any, state: TrainState | None
+  ) -> None:
+    """Takes what an epoch comes to, and a state if it is to be saved."""
+    self._unread.append(
+      functools.partial(self._end_epoch, epoch, test, layers, state)
+    )
+
+  def flush(self) -> None:
+    """Reads what is left, at the end of the run."""
+    self._read_all_but(0)
+
+  def _read_all_but(self, count: int) -> None:
+    while len(self._unread) > count:
+      self._unread.popleft()()
+
+  def _end_epoch(self, epoch: int, test: Any, layers: Any, state: Any) -> None:
+    config = self._run.config
+    by_replica = {
+      name: np.concatenate([c[name] for c in self._chunks], axis=-1).mean(-1)
       for name in self._chunks[0]
     }
-    test = evaluate.numbers(test)
+    means = replicas.spread(by_replica)
+    self.test = jax.device_get(test)
     step = epoch * self._run.steps_per_epoch
-    check_finite({"loss": np.array([test["loss"]])}, step - 1, self._directory)
-    seconds = time.perf_counter() - self._epoch_began
-    at_end = {
-      name: float(self._chunks[-1][name][-1])
-      for name in ("silent_fraction", "never_flipped_fraction")
-      if name in means
-    }
+    loss = {"loss": np.reshape(self.test["loss"], (-1, 1))}
+    check_finite(loss, step - 1, self._directory, self._seeds)
+    # The device has begun the next epoch.
+    now = self._clock = time.perf_counter()
+    seconds, self._epoch_began = now - self._epoch_began, now
+    at_end = replicas.spread(
+      {
+        name: self._chunks[-1][name][..., -1]
+        for name in ("silent_fraction", "never_flipped_fraction")
+        if name in by_replica
+      }
+    )
+    self._chunks = []
+    renamed = {"loss": "train_loss", "accuracy": "train_accuracy"}
     record = {
-      **test,
-      "train_loss": means["loss"],
-      "train_accuracy": means["accuracy"],
-      **({"flip_rate": means["flip_rate"]} if "flip_rate" in means else {}),
+      **evaluate.numbers(self.test),
+      **_chosen(means, renamed | {"flip_rate": "flip_rate"}),
       **at_end,
     }
     self._writer.write("eval", step, epoch, record | {"seconds": seconds})
-    if per_layer := layers(state.opt_state):
-      self._writer.write("layers", step, epoch, per_layer)
-    self._bar.line(epoch_line(epoch, self._run.config.train.epochs, record))
-    return test
+    if layers:
+      self._writer.write("layers", step, epoch, _by_path(layers))
+    self._bar.line(epoch_line(epoch, config.train.epochs, record))
+    if state is not None:
+      checkpoint.save(self._directory, step, state, keep=config.train.keep)
 
   def _read(self, first_step: int, length: int, metrics: Any) -> None:
     values = jax.device_get(metrics)
     now = time.perf_counter()
     config, steps_per_epoch = self._run.config, self._run.steps_per_epoch
-    images = length * config.train.batch_size
-    rate = images / max(now - self._clock, 1e-9)
+    rate = length * self._batch_size / max(now - self._clock, 1e-9)
     self._clock = now
-    check_finite(values, first_step, self._directory)
+    check_finite(values, first_step, self._directory, self._seeds)
     self._chunks.append(values)
+    # Of shape (steps,) from here on.
+    values = {k: replicas.mean(v, ndim=1) for k, v in values.items()}
     for offset in range(length):
       step = first_step + offset + 1
       if step % config.train.log_every == 0:
@@ -164,3 +223,20 @@ class Records:
           "train", step, (step - 1) // steps_per_epoch + 1, record
         )
     self._bar.update(first_step + length, {k: v[-1] for k, v in values.items()})
+    if self.seconds_to_first_step is None:
+      self.seconds_to_first_step = round(now - self._began, 2)
+      steps = "first step" if length == 1 else f"first {length} steps"
+      self._bar.line(
+        f"{steps} after {self.seconds_to_first_step:.1f} s, data and "
+        "compilation included"
+      )
+
+
+def _chosen(means: dict[str, float], names: dict[str, str]) -> dict[str, float]:
+  """The means of `names` under new names, and their deviations if any."""
+  return {
+    new + suffix: means[old + suffix]
+    for old, new in names.items()
+    for suffix in ("", "_std")
+    if old + suffix in means
+  }

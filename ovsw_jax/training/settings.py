@@ -24,6 +24,9 @@ FREE_TO_CHANGE = frozenset(
   }
 )
 
+# Fields younger than some workdirs, and what those runs did without them.
+_YOUNGER = {"replicas": 1}
+
 
 class _Field(NamedTuple):
   types: tuple[type, ...]
@@ -54,6 +57,7 @@ _BELOW_ONE = _Field(_REAL, lambda v: 0 <= v < 1, "a number in [0, 1)")
 FIELDS: Mapping[str, _Field] = {
   "name": _NAME,
   "seed": _FROM_ZERO,
+  "replicas": _COUNT,
   "method": _NAME,
   "model.name": _NAME,
   "model.dtype": _one_of("float32", "bfloat16"),
@@ -137,7 +141,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
+    return _YOUNGER | json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(
       f"{path} is not valid JSON ({error}); choose another --workdir"
@@ -188,5 +192,10 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def default_workdir(config: Any) -> pathlib.Path:
-  """Where a run goes if nobody says: one directory for each method and seed."""
-  return pathlib.Path("runs", config.name, config.method, f"seed{config.seed}")
+  """Where a run goes if nobody says: one directory for each method and seed.
+
+  Replicas share one, `seed0-4`.
+  """
+  last = config.seed + config.replicas - 1
+  seeds = f"{config.seed}" if config.replicas == 1 else f"{config.seed}-{last}"
+  return pathlib.Path("runs", config.name, config.method, f"seed{seeds}")

@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ovsw_jax.training import replicas
+
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step reads and writes; randomness comes from outside."""
+  """Everything that a step reads and writes; randomness comes from outside.
+
+  Of several replicas every leaf has a leading axis, `step` included.
+  """
 
   step: jax.Array  # shape (), int32: updates made so far
   params: Any
@@ -25,7 +30,11 @@ def create(
   key: jax.Array,
   image_shape: tuple[int, ...],
 ) -> TrainState:
-  """The state before the first step, for images of shape (h, w, c)."""
+  """The state before the first step, for images of shape (h, w, c).
+
+  Of several keys, shape (replicas,), each makes a replica: to the bit what it
+  makes alone.
+  """
 
   def init(key):
     variables = model.init(
@@ -39,17 +48,20 @@ def create(
       opt_state=tx.init(params),
     )
 
-  return jax.jit(init)(key)
+  init = jax.jit(init)
+  return replicas.stack([init(k) for k in key]) if key.ndim else init(key)
 
 
 def abstract(
   model: nn.Module,
   tx: optax.GradientTransformation,
   image_shape: tuple[int, ...],
+  key: jax.Array | None = None,
 ) -> TrainState:
   """The shapes and dtypes of `create`'s result, without computing it."""
   return jax.eval_shape(
-    lambda key: create(model, tx, key, image_shape), jax.random.key(0)
+    lambda key: create(model, tx, key, image_shape),
+    jax.random.key(0) if key is None else key,
   )
 
 
