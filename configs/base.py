@@ -8,16 +8,13 @@ everything works on this machine, and whose accuracy means nothing.
 
 from ml_collections import ConfigDict, config_dict
 
-# Spelled out, so that `--config.method_args.delta=0.02` works. delta and weight
-# are the authors' for ResNet-20 on CIFAR-10.
-_AGS = {"delta": 0.04}
-_SAD = {"weight": 9e-4, "momentum": 0.999, "threshold": 1e-4}
+from ovsw_jax import methods
+
+# Spelled out, so that `--config.method_args.delta=0.02` works; the default
+# method comes first.
 METHOD_ARGS = {
-  "ovsw": _AGS | _SAD,
-  "ags": _AGS,
-  "sad": _SAD,
-  "vanilla": {},
-  "full_precision": {},
+  name: methods.defaults(name)
+  for name in sorted(methods.METHODS, key=lambda name: name != "ovsw")
 }
 
 
@@ -30,12 +27,12 @@ def parse(arg: str) -> tuple[str, bool]:
         f"unknown config argument {name!r}; known: "
         f"{', '.join(METHOD_ARGS)}, smoke"
       )
-  methods = [name for name in names if name != "smoke"]
-  if len(methods) > 1:
+  chosen = [name for name in names if name != "smoke"]
+  if len(chosen) > 1:
     raise ValueError(
-      f"a run has one method, got {', '.join(methods)} in {arg!r}"
+      f"a run has one method, got {', '.join(chosen)} in {arg!r}"
     )
-  return (methods or ["ovsw"])[0], "smoke" in names
+  return (chosen or ["ovsw"])[0], "smoke" in names
 
 
 def experiment(name: str, method: str) -> ConfigDict:

@@ -56,6 +56,16 @@ def _limited(split: data.Split, limit: int | None) -> data.Split:
   return data.Split(split.images[chosen], split.labels[chosen])
 
 
+def _check_trainable(method: methods.Method) -> None:
+  """Raises ValueError for what a method needs and this trainer does not do."""
+  if method.view is not None or method.refresh is not None:
+    part = "view of the parameters" if method.view else "refresh at epochs"
+    raise ValueError(
+      f"method {method.name!r} needs a {part}, which main.py does not run; "
+      "train it in a loop of your own, see ovsw_jax.methods.Method"
+    )
+
+
 def build(config: Any) -> Experiment:
   """Reads the data and makes method, model and optimizer.
 
@@ -71,9 +81,11 @@ def build(config: Any) -> Experiment:
     FileNotFoundError: if the data is not there.
   """
   method = methods.make(config.method, **config.method_args)
+  _check_trainable(method)
   dtype = jnp.dtype(config.model.dtype)
   # Made once before the data is read, so that a typing error costs no waiting.
-  models.make(config.model.name, num_classes=2, conv=method.conv, dtype=dtype)
+  parts = {"conv": method.conv, "activation": method.activation, "dtype": dtype}
+  models.make(config.model.name, num_classes=2, **parts)
   dataset = data.load(config.data.name, data_dir=config.data.dir)
   train = _limited(dataset.train, config.data.limit)
   test = _limited(dataset.test, config.data.limit)
@@ -106,13 +118,13 @@ def build(config: Any) -> Experiment:
     decay_1d=config.optimizer.decay_1d,
     clip_norm=config.optimizer.clip_norm,
     transform=method.transform,
+    tail=method.tail,
     binary=method.binary,
   )
   model = models.make(
     config.model.name,
     num_classes=len(dataset.classes),
-    conv=method.conv,
-    dtype=dtype,
+    **parts,
   )
   recipe = Recipe(
     model=model,

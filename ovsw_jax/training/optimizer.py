@@ -24,6 +24,7 @@ def make(
   decay_1d: bool = True,
   clip_norm: float | None = None,
   transform: optax.GradientTransformation | None = None,
+  tail: optax.GradientTransformation | None = None,
   binary: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
   """Chains clipping, a method's transform, flip statistics and an optimizer.
@@ -43,6 +44,7 @@ def make(
       the reference decays them on CIFAR and not on ImageNet.
     clip_norm: largest global gradient norm, or None not to clip.
     transform: the method's gradient transformation, or None.
+    tail: a transformation of the updates after the learning rate, or None.
     binary: whether the parameters hold latent binary weights, whose sign flips
       are then counted.
 
@@ -86,4 +88,6 @@ def make(
     chain.append(sign_flips(mask=binary_mask()))
   chain += direction + decay if name == "adamw" else decay + direction
   chain.append(optax.scale_by_learning_rate(learning_rate))
+  if tail is not None:
+    chain.append(tail)
   return optax.chain(*chain)
