@@ -151,7 +151,8 @@ def table(content: dict[str, Any]) -> str:
   return report.markdown(header, rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """The arguments, checked."""
   parser = arguments.parser("convolution_forms", __doc__)
   parser.add_argument(
     "--layers",
@@ -170,6 +171,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   chosen = parser.parse_args(argv)
   if chosen.smoke:
     chosen.layers, chosen.rounds = [Layer(2, 4, 8)], 2
+  return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  chosen = parse(argv)
   rows = []
   with workers.Worker(
     "benchmarks.convolution_forms:Forms",

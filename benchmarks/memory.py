@@ -79,7 +79,7 @@ def table(content: dict[str, Any]) -> str:
   for row in content["rows"]:
     for name, found in row["contestants"].items():
       kept = collections.Counter(found.get("kept_bytes") or {})
-      bits = kept.pop("uint8", 0)
+      bits = sum(kept.pop(name) for name in list(kept) if "uint" in name)
       known = "kept_bytes" in found
       rows.append(
         [
