@@ -7,10 +7,19 @@ import pytest
 
 from ovsw_jax.training import checkpoint, experiment, loop, records
 from ovsw_jax.training import state as train_state
-from tests.test_loop import smoke, tiny  # noqa: F401
+from tests.test_loop import lines, smoke
+from tests.test_step import Tiny
 
 # Five steps an epoch, in dispatches of three and of two.
 UNEVEN = {"train__chunk": 3, "data__limit": 85, "train__log_every": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny():
+  """A network that compiles in a second, whatever the config says."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(experiment.models, "make", lambda name, **_: Tiny(name=None))
+    yield
 
 
 def dispatch(config, length):
@@ -49,9 +58,9 @@ def test_the_state_is_updated_in_its_own_memory(replicas, length):
 
 
 def test_a_restored_state_is_donated_like_a_new_one(tmp_path):
-  loop.train_and_evaluate(smoke(), tmp_path)
   positional, named = dispatch(smoke(), 1)
-  _, state = checkpoint.restore_latest(tmp_path / "checkpoints", positional[0])
+  checkpoint.save(tmp_path, 1, positional[0])
+  _, state = checkpoint.restore_latest(tmp_path, positional[0])
   loop.train_chunk(state, *positional[1:], **named)
   assert all(leaf.is_deleted() for leaf in arrays(state))
 
@@ -130,13 +139,7 @@ def test_every_dispatch_precedes_the_reading_of_the_one_before(
     "read 8+2",
     "save 10",
   ]
-
-
-def test_chunks_keep_the_lines_of_single_steps(tmp_path):
-  """A record for every step, whatever a dispatch makes."""
-  from tests.test_loop import lines
-
-  loop.train_and_evaluate(smoke(**UNEVEN), tmp_path)
+  # And a record for every step, whatever a dispatch makes.
   assert [r["step"] for r in lines(tmp_path, "train")] == list(range(1, 11))
   assert [r["step"] for r in lines(tmp_path, "eval")] == [5, 10]
   assert all(r["seconds"] > 0 for r in lines(tmp_path, "eval"))

@@ -22,12 +22,7 @@ from ovsw_jax.training import (
   settings,
 )
 from ovsw_jax.training import state as train_state
-from tests.test_loop import (
-  assert_same_bits,
-  lines,
-  smoke,
-  timeless,
-)
+from tests.test_loop import assert_same_bits, lines, smoke, timeless
 from tests.test_step import Tiny
 
 SEEDS = [3, 4]
@@ -37,18 +32,24 @@ def several(**fields):
   return smoke(seed=SEEDS[0], replicas=len(SEEDS), **fields)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """Where the runs are, the single ones' states, that of all, what it said."""
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+  """A network that compiles in a second, whatever the config says."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(experiment.models, "make", lambda name, **_: Tiny(name=None))
-    where = tmp_path_factory.mktemp("runs")
-    states = [
-      loop.train_and_evaluate(smoke(seed=seed), where / str(seed))
-      for seed in SEEDS
-    ]
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-      together = loop.train_and_evaluate(several(), where / "together")
+    yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+  """Where the runs are, the single ones' states, that of all, what it said."""
+  where = tmp_path_factory.mktemp("runs")
+  states = [
+    loop.train_and_evaluate(smoke(seed=seed), where / str(seed))
+    for seed in SEEDS
+  ]
+  with contextlib.redirect_stdout(io.StringIO()) as text:
+    together = loop.train_and_evaluate(several(), where / "together")
   return where, states, together, text.getvalue()
 
 
