@@ -48,7 +48,7 @@ def test_train_again_and_evaluate(tmp_path, cache):
   figure = re.search(r"figure +(\S+)", first.stdout)[1]
   assert (tmp_path / figure).exists()
   assert "main.py" in result["command"]
-  assert f"compiled cached in {cache}/ovsw_jax/xla" in first.stdout
+  assert f"cache    {cache}/ovsw_jax/xla, of compiled" in first.stdout
   assert "first step after" in first.stdout
 
   again = main(*command, cwd=tmp_path)

@@ -55,7 +55,7 @@ def header(
     "steps": f"{config.train.epochs} epochs of {run.steps_per_epoch} steps, "
     f"batch {config.train.batch_size}",
     "device": f"{device()}, jax {jax.__version__}",
-    "compiled": f"cached in {cache}" if cache else "not cached",
+    "cache": f"{cache}, of compiled programs" if cache else "none",
     "workdir": str(workdir),
   }
   return "\n".join(f"{name:8} {value}" for name, value in lines.items())
