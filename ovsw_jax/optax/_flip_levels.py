@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SIGN = 0x8000  # The bit of a code that says whether the weight is positive.
+from ovsw_jax.optax import _statistics
+
 _TOP = 0x7FFF  # The highest level: an average of 1.
 # 2**32 times the golden ratio's fraction: its multiples, modulo 2**32, are as
 # evenly spread as any.
@@ -45,10 +46,6 @@ class FlipLevels(NamedTuple):
     level = (math.log(average) - self.log_zero) / self.spacing
     return min(max(math.floor(level + 1e-9), 0), _TOP)
 
-  def pack(self, level: jax.Array, positive: jax.Array) -> jax.Array:
-    """A code: the level, and above it a bit for the sign."""
-    return jnp.where(positive, level | jnp.uint16(SIGN), level)
-
   def update(
     self, code: jax.Array, positive: jax.Array, dither: jax.Array
   ) -> jax.Array:
@@ -62,15 +59,15 @@ class FlipLevels(NamedTuple):
     Returns:
       Codes, uint16 of the same shape.
     """
-    level = code & jnp.uint16(_TOP)
+    level, sign = code & jnp.uint16(_TOP), _statistics.sign_bit(positive)
     fallen = jnp.maximum(level, jnp.uint16(self.decay)) - jnp.uint16(self.decay)
-    first = jnp.uint16(self.first)
-    higher = jnp.maximum(fallen, first)
-    gain = self._gain(higher - jnp.minimum(fallen, first))
-    raised = jnp.minimum(higher + _rounded(gain + dither), jnp.uint16(_TOP))
-    raised = jnp.where(fallen == 0, first, raised)
-    flipped = positive != (code >= jnp.uint16(SIGN))
-    return self.pack(jnp.where(flipped, raised, fallen), positive)
+    higher = jnp.maximum(fallen, jnp.uint16(self.first))
+    lower = jnp.minimum(fallen, jnp.uint16(self.first))
+    # At level 0 nothing is left to add; just above, less than half an update.
+    gain = jnp.minimum(_rounded(self._gain(higher - lower) + dither), fallen)
+    raised = jnp.minimum(higher + gain, jnp.uint16(_TOP))
+    flipped = (code ^ sign) >= jnp.uint16(_statistics.SIGN)
+    return jnp.where(flipped, raised, fallen) | sign
 
   def is_silent(self, code: jax.Array) -> jax.Array:
     """Where the average is below the threshold."""
@@ -103,7 +100,7 @@ def make(momentum: float, threshold: float) -> FlipLevels | None:
   # The threshold, where it is an average, lies exactly on a level.
   anchor = threshold if 0 < threshold <= 1 else 1.0
   anchor_level = _TOP - math.floor(-math.log(anchor) / spacing + 1e-9)
-  silent = anchor_level if anchor == threshold else SIGN if threshold else 0
+  silent = anchor_level if anchor == threshold else _TOP + 1 if threshold else 0
   scale = FlipLevels(
     decay=decay,
     first=0,
@@ -133,15 +130,18 @@ def dither(count: jax.Array) -> jax.Array:
   return (spread >> 8).astype(jnp.float32) * jnp.float32(2.0**-24) - 0.5
 
 
-def average(code: jax.Array, scale: jax.Array) -> jax.Array:
+def average(
+  code: jax.Array, log_zero: jax.Array, spacing: jax.Array
+) -> jax.Array:
   """The averages that codes stand for, float32; of level 0 it is 0.
 
   Args:
     code: uint16.
-    scale: `(log_zero, spacing)`, float32.
+    log_zero: of the scale, as is
+    spacing: float32.
   """
   level = code & jnp.uint16(_TOP)
-  value = jnp.exp(scale[0] + scale[1] * level.astype(jnp.float32))
+  value = jnp.exp(log_zero + spacing * level.astype(jnp.float32))
   return jnp.where(level == 0, jnp.zeros_like(value), value)
 
 

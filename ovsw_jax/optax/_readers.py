@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax.optax import _flip_levels, _sign_flips
+from ovsw_jax.optax import _flip_levels, _sign_flips, _statistics
 
 
 def flip_ema(opt_state: optax.OptState) -> Any:
@@ -31,16 +31,17 @@ def flip_ema(opt_state: optax.OptState) -> Any:
     >>> weights = jnp.array([[0.5, -2.0]])
     >>> tx = ovsw.optax.sad(state="compact")
     >>> _, opt_state = tx.update(weights, tx.init(weights), abs(weights))
-    >>> print(ovsw.optax.flip_ema(opt_state))
+    >>> print(ovsw.optax.flip_ema(opt_state).round(4))
     [[0.    0.001]]
   """
-  scale = optax.tree.get(opt_state, "sad_scale")
+  log_zero = optax.tree.get(opt_state, "sad_log_zero")
+  spacing = optax.tree.get(opt_state, "sad_spacing")
   return _read(
     "flip_ema",
     "sad",
     opt_state,
     flip_ema=lambda ema: ema,
-    sad_code=lambda code: _flip_levels.average(code, scale),
+    sad_code=lambda code: _flip_levels.average(code, log_zero, spacing),
   )
 
 
@@ -70,9 +71,9 @@ def positive(opt_state: optax.OptState) -> Any:
     "sad` or `sign_flips",
     opt_state,
     positive=lambda positive: positive,
-    sad_code=lambda code: code >= _flip_levels.SIGN,
+    sad_code=lambda code: code >= _statistics.SIGN,
     previous_positive=lambda positive: positive,
-    flips_code=lambda code: code >= _sign_flips.SIGN,
+    flips_code=lambda code: code >= _statistics.SIGN,
   )
 
 

@@ -36,7 +36,8 @@ class CompactSignFlipsState(NamedTuple):
   never_flipped_fraction_per_leaf: Any  # shape=() per leaf, as flip_rate.
 
 
-SIGN, _FLIPPED, MOST = 0x8000, 0x4000, 0x3FFF
+# Below the bit of the sign: whether it was a flip, and how many there were.
+_FLIPPED, MOST = 0x4000, 0x3FFF
 
 
 def sign_flips(
@@ -128,7 +129,7 @@ def _full() -> optax.GradientTransformationExtraArgs:
 
 def _compact() -> optax.GradientTransformationExtraArgs:
   """Sign, flip and count of each weight in 16 bits."""
-  sign, flipped, most = map(jnp.uint16, (SIGN, _FLIPPED, MOST))
+  flipped, most = jnp.uint16(_FLIPPED), jnp.uint16(MOST)
 
   def statistics(codes, params):
     return _statistics.fractions(
@@ -138,15 +139,13 @@ def _compact() -> optax.GradientTransformationExtraArgs:
     )
 
   def advance(code, positive):
-    count = code & most
+    sign, count = _statistics.sign_bit(positive), code & most
     flip = jnp.minimum(count + jnp.uint16(1), most) | flipped
-    code = jnp.where(positive != (code >= sign), flip, count)
-    return jnp.where(positive, code | sign, code)
+    changed = (code ^ sign) >= jnp.uint16(_statistics.SIGN)
+    return jnp.where(changed, flip, count) | sign
 
   def init_fn(params):
-    codes = jax.tree.map(
-      lambda p: jnp.where(p, sign, jnp.uint16(0)), _statistics.positive(params)
-    )
+    codes = jax.tree.map(_statistics.sign_bit, _statistics.positive(params))
     return CompactSignFlipsState(codes, *statistics(codes, params))
 
   def update_fn(updates, state, params=None, **extra_args):

@@ -37,7 +37,8 @@ class CompactSADState(NamedTuple):
   # average, as a level of a logarithmic scale.
   sad_code: Any  # shape of each parameter, dtype=jnp.uint16.
   # Logarithm of the average at level 0, and its increase from level to level.
-  sad_scale: jax.Array  # shape=(2,), dtype=jnp.float32.
+  sad_log_zero: jax.Array  # shape=(), dtype=jnp.float32.
+  sad_spacing: jax.Array  # shape=(), dtype=jnp.float32.
   silent_fraction: jax.Array  # shape=(), dtype=float32 (float64 for float64).
   silent_fraction_per_leaf: Any  # shape=() per leaf, dtype as the total.
 
@@ -268,11 +269,18 @@ def _compact(
 
   def init_fn(params):
     positive = _statistics.positive(params)
-    level = _statistics.filled(positive, levels.level(init_value), jnp.uint16)
-    codes = jax.tree.map(levels.pack, level, positive)
-    scale = jnp.asarray((levels.log_zero, levels.spacing), jnp.float32)
-    count = jnp.zeros([], jnp.int32)
-    return CompactSADState(count, codes, scale, *silence(codes, params)[1:])
+    level = jnp.uint16(levels.level(init_value))
+    codes = jax.tree.map(lambda p: _statistics.sign_bit(p) | level, positive)
+    _, total, each = silence(codes, params)
+    # Shaped as the total, these have on every mesh the type that update gives.
+    return CompactSADState(
+      sad_count=_statistics.filled(total, 0, jnp.int32),
+      sad_code=codes,
+      sad_log_zero=_statistics.filled(total, levels.log_zero, jnp.float32),
+      sad_spacing=_statistics.filled(total, levels.spacing, jnp.float32),
+      silent_fraction=total,
+      silent_fraction_per_leaf=each,
+    )
 
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
@@ -284,11 +292,13 @@ def _compact(
       _statistics.positive(params),
     )
     silent, total, each = silence(codes, params)
-    count = optax.safe_increment(state.sad_count)
-    return (
-      _penalised(updates, params, silent, penalty),
-      CompactSADState(count, codes, state.sad_scale, total, each),
+    state = state._replace(
+      sad_count=optax.safe_increment(state.sad_count),
+      sad_code=codes,
+      silent_fraction=total,
+      silent_fraction_per_leaf=each,
     )
+    return _penalised(updates, params, silent, penalty), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

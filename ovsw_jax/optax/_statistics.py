@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# The bit of a compact state's uint16 that is set where a weight is positive.
+SIGN = 0x8000
+
 
 def float_dtype(x: Any) -> jnp.dtype:
   """The dtype of sums over `x`: float32, or float64 for float64."""
@@ -32,6 +35,11 @@ def positive(params: optax.Params) -> Any:
   return jax.tree.map(leaf, params)
 
 
+def sign_bit(positive: jax.Array) -> jax.Array:
+  """`SIGN` where a weight is positive and 0 elsewhere, uint16."""
+  return jnp.where(positive, jnp.uint16(SIGN), jnp.uint16(0))
+
+
 def filled(signs: Any, value: Any, dtype: Any) -> Any:
   """A tree of arrays that hold `value`, shaped and sharded as `signs`.
 
@@ -40,7 +48,7 @@ def filled(signs: Any, value: Any, dtype: Any) -> Any:
   on them, by a choice between equals.
 
   Args:
-    signs: a tree of boolean arrays, from :func:`positive`.
+    signs: a tree of arrays, such as from :func:`positive`.
     value: a scalar.
     dtype: the dtype of the results.
 
