@@ -66,6 +66,7 @@ def test_cifar_is_the_authors_recipe(name):
     "weight": 9e-4,
     "momentum": 0.999,
     "threshold": 1e-4,
+    "state": "full",
   }
   recipe = {
     "optimizer.name": "sgd",

@@ -1,5 +1,6 @@
 """What Optax asks of every transformation, asked of ours."""
 
+import functools
 import inspect
 
 import jax
@@ -16,7 +17,24 @@ TRANSFORMS = {
   "ovsw": ovsw_optax.ovsw,
   "sign_flips": ovsw_optax.sign_flips,
 }
+TRANSFORMS |= {
+  f"{name} compact": functools.partial(TRANSFORMS[name], state="compact")
+  for name in ("sad", "ovsw", "sign_flips")
+}
+# What a compact state has to know beforehand.
+STATIC = {
+  "sad compact": ("momentum", "threshold", "init_value"),
+  "ovsw compact": ("momentum", "threshold"),
+}
 every_transform = pytest.mark.parametrize("name", TRANSFORMS)
+
+
+def _inject(name, static=(), **kwargs):
+  return optax.inject_hyperparams(
+    TRANSFORMS[name], static_args=(*static, *STATIC.get(name, ())), **kwargs
+  )
+
+
 every_mesh = pytest.mark.parametrize("kind", ["Explicit", "Auto"])
 
 
@@ -123,7 +141,7 @@ def test_dtypes_are_stable_in_scan_and_cond(name, dtype):
 def test_equals_itself_under_inject_hyperparams(name):
   factory, params = TRANSFORMS[name], _params()
   tx = factory()
-  injected = optax.inject_hyperparams(factory)()
+  injected = _inject(name)()
   state, injected_state = tx.init(params), jax.jit(injected.init)(params)
   for step in range(3):
     grads = _grads(params, step)
@@ -146,12 +164,16 @@ def test_schedules_are_accepted_exactly_where_annotated(name):
     if a.annotation == optax.ScalarOrSchedule
   }
   expected = {"ags": 1, "sad": 3, "ovsw": 4, "sign_flips": 0}
-  assert len(scheduled) == expected[name]
-  constants = {k: optax.constant_schedule(v) for k, v in scheduled.items()}
+  assert len(scheduled) == expected[name.removesuffix(" compact")]
+  constants = {
+    k: optax.constant_schedule(v)
+    for k, v in scheduled.items()
+    if k not in STATIC.get(name, ())
+  }
   grads = [_grads(params, step) for step in range(3)]
   for variant in (
     factory(**constants),
-    optax.inject_hyperparams(factory)(**constants),
+    _inject(name)(**constants),
     factory(**{k: jnp.float32(v) for k, v in scheduled.items()}),
   ):
     _assert_close(
@@ -171,11 +193,9 @@ def test_a_schedule_under_inject_hyperparams_equals_our_own():
 
 @every_transform
 def test_injected_arguments_that_are_no_numbers_are_static(name):
-  static = ["mask"] + ["output_axis"] * (name in ("ags", "ovsw"))
+  static = ["mask"] + ["output_axis"] * name.startswith(("ags", "ovsw"))
   arguments = {"mask": ovsw_optax.default_mask, "output_axis": -1}
-  tx = optax.inject_hyperparams(TRANSFORMS[name], static_args=static)(
-    **{key: arguments[key] for key in static}
-  )
+  tx = _inject(name, static)(**{key: arguments[key] for key in static})
   params = _params()
   _, state = jax.jit(tx.update)(params, tx.init(params), params)
   assert not set(static) & set(state.hyperparams)
@@ -195,9 +215,10 @@ def test_map_params_finds_the_copies_and_no_scalars(name):
     transform_non_params=lambda _: "statistic",
     is_leaf=lambda x: isinstance(x, optax.MaskedNode),
   )
-  copies = {"ags": 0, "sad": 4, "ovsw": 4, "sign_flips": 4}
+  # Of two leaves, and of one number or two each.
+  copies = 0 if name == "ags" else 2 if name.endswith("compact") else 4
   leaves = jax.tree.leaves(marked)
-  assert leaves.count(True) == copies[name]
+  assert leaves.count(True) == copies
   assert False not in leaves
 
 
@@ -221,11 +242,15 @@ def test_in_chain_masked_and_partition_does_what_it_does_alone(name):
 @every_transform
 def test_statistics_are_read_through_every_wrapper(name):
   make, params = TRANSFORMS[name], _params()
-  key = {"ags": "ags_ratio", "sign_flips": "flips"}.get(name, "silent_fraction")
+  key = {
+    "ags": "ags_ratio",
+    "sign_flips": "flips",
+    "sign_flips compact": "flips_code",
+  }.get(name, "silent_fraction")
   for tx in (
     optax.chain(make(), optax.adam(0.1)),
     optax.masked(make(), lambda p: True),
-    optax.inject_hyperparams(make)(),
+    _inject(name)(),
     optax.MultiSteps(make(), 2).gradient_transformation(),
     optax.apply_if_finite(make(), 3),
   ):
@@ -245,8 +270,10 @@ def test_a_step_that_is_not_finite_changes_no_state(name):
   _assert_close(after.inner_state, before.inner_state, rtol=0, atol=0)
   _, good = update(_grads(params), after, flipped)
   if name != "ags":
-    key = "flip_rate" if name == "sign_flips" else "flip_ema"
-    moved = jax.tree.leaves(optax.tree.get(good, key))
+    counts = "sign_flips" in name
+    moved = (ovsw_optax.flips if counts else ovsw_optax.flip_ema)(good)
+    moved = jax.tree.leaves(moved)
+    assert moved
     assert all((np.asarray(x) > 0).all() for x in moved)
 
 
@@ -376,7 +403,7 @@ def test_converges_with_sgd_on_a_small_quadratic(name, target):
     "sad": {"weight": 2e-5},
     "ovsw": {"delta": 0.01, "weight": 2e-5},
     "sign_flips": {},
-  }[name]
+  }[name.removesuffix(" compact")]
   tx = optax.chain(TRANSFORMS[name](**arguments), optax.sgd(1e-2, momentum=0.9))
 
   def loss(params):

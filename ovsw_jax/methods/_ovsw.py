@@ -5,6 +5,8 @@ Networks <https://arxiv.org/abs/2407.05257>`_, ECCV 2024. The binary layer is
 the same with and without them, so the vanilla network is the fair baseline.
 """
 
+from typing import Literal
+
 from ovsw_jax import nn
 from ovsw_jax import optax as transforms
 from ovsw_jax.methods._method import Method
@@ -23,13 +25,16 @@ def ags(delta: float = 0.04) -> Method:
 
 
 def sad(
-  weight: float = 9e-4, momentum: float = 0.999, threshold: float = 1e-4
+  weight: float = 9e-4,
+  momentum: float = 0.999,
+  threshold: float = 1e-4,
+  state: Literal["full", "compact"] = "full",
 ) -> Method:
   """Silence-aware decaying alone; see `ovsw_jax.optax.sad`."""
   return Method(
     "sad",
     nn.BinaryConv,
-    transforms.sad(weight, momentum, threshold, mask=_MASK),
+    transforms.sad(weight, momentum, threshold, state=state, mask=_MASK),
   )
 
 
@@ -38,10 +43,13 @@ def ovsw(
   weight: float = 9e-4,
   momentum: float = 0.999,
   threshold: float = 1e-4,
+  state: Literal["full", "compact"] = "full",
 ) -> Method:
   """OvSW: adaptive gradient scaling, then silence-aware decaying."""
   return Method(
     "ovsw",
     nn.BinaryConv,
-    transforms.ovsw(delta, weight, momentum, threshold, mask=_MASK),
+    transforms.ovsw(
+      delta, weight, momentum, threshold, state=state, mask=_MASK
+    ),
   )

@@ -148,7 +148,7 @@ def ags(
     return AGSState(
       ags_count=_hyperparameters.first_count(delta),
       ags_ratio=ratio,
-      ags_scaled_fraction=_statistics.fractions(none, params)[0],
+      ags_scaled_fraction=_statistics.fractions(params, none)[0],
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -168,7 +168,7 @@ def ags(
         ratios,
         params,
       ),
-      ags_scaled_fraction=_statistics.fractions(below, params)[0],
+      ags_scaled_fraction=_statistics.fractions(params, below)[0],
     )
     return jax.tree.map(lift, updates, ratios, below), new_state
 

@@ -1,5 +1,7 @@
 """OvSW: adaptive gradient scaling, then silence-aware decaying."""
 
+from typing import Literal
+
 import optax
 
 from ovsw_jax.optax import (
@@ -16,6 +18,7 @@ def ovsw(
   threshold: optax.ScalarOrSchedule = 1e-4,
   *,
   output_axis: int | None = None,
+  state: Literal["full", "compact"] = "full",
   mask: _masks.Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Overcomes silent weights: :func:`ags`, then :func:`sad`.
@@ -32,6 +35,7 @@ def ovsw(
     momentum: decay of the average of flips (``track_momentum``).
     threshold: average below which a weight is silent (``track_threshold``).
     output_axis: axis of the output channels, ``None`` for the last.
+    state: "full", or "compact" for two bytes per weight, see :func:`sad`.
     mask: which leaves are binary, for both; see :func:`ags`.
 
   Returns:
@@ -64,5 +68,7 @@ def ovsw(
   """
   return optax.chain(
     _adaptive_gradient_scaling.ags(delta, output_axis=output_axis, mask=mask),
-    _silence_aware_decay.sad(weight, momentum, threshold, mask=mask),
+    _silence_aware_decay.sad(
+      weight, momentum, threshold, state=state, mask=mask
+    ),
   )

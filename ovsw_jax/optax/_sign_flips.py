@@ -1,6 +1,6 @@
 """Statistics of sign flips, for any optimizer."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,29 @@ class SignFlipsState(NamedTuple):
   never_flipped_fraction_per_leaf: Any  # shape=() per leaf, as flip_rate.
 
 
+class CompactSignFlipsState(NamedTuple):
+  """Sign flips of every weight in two bytes, and their statistics.
+
+  The flips are read with :func:`flips`.
+  """
+
+  # From the highest bit: the sign at the previous update, 1 for +1; whether
+  # that sign was a flip; and 14 bits of flips since init.
+  flips_code: Any  # shape of each parameter, dtype=jnp.uint16.
+  flip_rate: jax.Array  # shape=(), dtype=float32 (float64 for float64).
+  flip_rate_per_leaf: Any  # shape=() per leaf, dtype as flip_rate.
+  never_flipped_fraction: jax.Array  # shape=(), dtype as flip_rate.
+  never_flipped_fraction_per_leaf: Any  # shape=() per leaf, as flip_rate.
+
+
+# Below the bit of the sign: whether it was a flip, and how many there were.
+_FLIPPED, MOST = 0x4000, 0x3FFF
+
+
 def sign_flips(
-  *, mask: _masks.Mask | None = None
+  *,
+  state: Literal["full", "compact"] = "full",
+  mask: _masks.Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Counts sign flips of the weights and leaves the updates alone.
 
@@ -33,10 +54,13 @@ def sign_flips(
   Statistics, read with ``optax.tree.get(opt_state, name)``: ``flip_rate``, the
   share of weights that flipped since the last update;
   ``never_flipped_fraction``, the share that has not since ``init``; both over
-  all selected weights and, with ``_per_leaf`` appended, in each leaf; and
-  ``flips``, the number of flips of each weight since ``init``.
+  all selected weights and, with ``_per_leaf`` appended, in each leaf. The
+  number of flips of each weight since ``init`` is read with :func:`flips`.
 
   Args:
+    state: "full" keeps an int32 count and a boolean for each weight, 5 bytes;
+      "compact" both in a uint16, where the count stops at 16383. All fractions
+      are exact in either.
     mask: which leaves are binary: a function from the parameters to a tree of
       booleans, such as :func:`binary_mask`, or such a tree. ``None`` takes the
       leaves named ``latent`` if there are any, else all of rank 2 or more,
@@ -44,12 +68,11 @@ def sign_flips(
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs` object. Its ``update``
-    needs ``params``. The state holds an int32 and a boolean for each selected
-    weight; fractions are float32, float64 for float64 parameters.
+    needs ``params``. Fractions are float32, float64 for float64 parameters.
 
   Raises:
-    ValueError: for a mask that selects nothing, `params` that are missing, or
-      updates that do not fit them.
+    ValueError: for an unknown `state`, a mask that selects nothing, `params`
+      that are missing, or updates that do not fit them.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -62,16 +85,29 @@ def sign_flips(
     >>> for _ in range(2):
     ...   updates, opt_state = tx.update(grads, opt_state, params)
     ...   params = optax.apply_updates(params, updates)
-    >>> print(optax.tree.get(opt_state, "flips")["latent"])
+    >>> print(ovsw.optax.flips(opt_state)["latent"])
     [[1 0]]
     >>> print(optax.tree.get(opt_state, "never_flipped_fraction"))
     0.5
   """
 
+  if state == "full":
+    inner = _full()
+  elif state == "compact":
+    inner = _compact()
+  else:
+    raise ValueError(
+      f'sign_flips: `state` is {state!r}; pass "full" or "compact".'
+    )
+  return _masks.restrict("sign_flips", inner, mask)
+
+
+def _full() -> optax.GradientTransformationExtraArgs:
+  """Counts as int32, and the signs as booleans."""
+
   def statistics(flipped, flips, params):
-    rate = _statistics.fractions(flipped, params)
     never = jax.tree.map(lambda n: n == 0, flips)
-    return *rate, *_statistics.fractions(never, params)
+    return _statistics.fractions(params, flipped, never)
 
   def init_fn(params):
     positive = _statistics.positive(params)
@@ -88,5 +124,35 @@ def sign_flips(
       flips, positive, *statistics(flipped, flips, params)
     )
 
-  inner = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-  return _masks.restrict("sign_flips", inner, mask)
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _compact() -> optax.GradientTransformationExtraArgs:
+  """Sign, flip and count of each weight in 16 bits."""
+  flipped, most = jnp.uint16(_FLIPPED), jnp.uint16(MOST)
+
+  def statistics(codes, params):
+    return _statistics.fractions(
+      params,
+      jax.tree.map(lambda c: (c & flipped) != 0, codes),
+      jax.tree.map(lambda c: (c & most) == 0, codes),
+    )
+
+  def advance(code, positive):
+    sign, count = _statistics.sign_bit(positive), code & most
+    flip = jnp.minimum(count + jnp.uint16(1), most) | flipped
+    changed = (code ^ sign) >= jnp.uint16(_statistics.SIGN)
+    return jnp.where(changed, flip, count) | sign
+
+  def init_fn(params):
+    codes = jax.tree.map(_statistics.sign_bit, _statistics.positive(params))
+    return CompactSignFlipsState(codes, *statistics(codes, params))
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    codes = jax.tree.map(
+      advance, state.flips_code, _statistics.positive(params)
+    )
+    return updates, CompactSignFlipsState(codes, *statistics(codes, params))
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,13 +1,18 @@
 """Silence-aware decaying (SAD), weight decay for weights that never flip."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax.optax import _hyperparameters, _masks, _statistics
+from ovsw_jax.optax import (
+  _flip_levels,
+  _hyperparameters,
+  _masks,
+  _statistics,
+)
 
 
 class SADState(NamedTuple):
@@ -17,6 +22,23 @@ class SADState(NamedTuple):
   flip_ema: Any  # shape of each parameter, dtype=accumulator_dtype.
   # Sign at the previous update: True is +1.
   positive: Any  # shape of each parameter, dtype=jnp.bool_.
+  silent_fraction: jax.Array  # shape=(), dtype=float32 (float64 for float64).
+  silent_fraction_per_leaf: Any  # shape=() per leaf, dtype as the total.
+
+
+class CompactSADState(NamedTuple):
+  """Flip history of every weight in two bytes, and statistics.
+
+  The history is read with :func:`flip_ema` and :func:`positive`.
+  """
+
+  sad_count: jax.Array  # shape=(), dtype=jnp.int32.
+  # Sign at the previous update in the highest bit, 1 for +1; below it the
+  # average, as a level of a logarithmic scale.
+  sad_code: Any  # shape of each parameter, dtype=jnp.uint16.
+  # Logarithm of the average at level 0, and its increase from level to level.
+  sad_log_zero: jax.Array  # shape=(), dtype=jnp.float32.
+  sad_spacing: jax.Array  # shape=(), dtype=jnp.float32.
   silent_fraction: jax.Array  # shape=(), dtype=float32 (float64 for float64).
   silent_fraction_per_leaf: Any  # shape=() per leaf, dtype as the total.
 
@@ -38,6 +60,7 @@ def sad(
   *,
   init_value: jax.typing.ArrayLike = 0.0,
   accumulator_dtype: jax.typing.DTypeLike = "float32",
+  state: Literal["full", "compact"] = "full",
   mask: _masks.Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Adds weight decay to the latent weights that have long kept their sign.
@@ -63,9 +86,20 @@ def sad(
   :class:`optax.MultiSteps`, changes no state.
 
   Statistics, read with ``optax.tree.get(opt_state, name)``:
-  ``silent_fraction``, the share of weights with :math:`T_t < \theta`;
-  ``silent_fraction_per_leaf``; ``flip_ema``, which is :math:`T_t`; and
-  ``positive``, where :math:`w_t \geq 0`. The fractions are at least float32.
+  ``silent_fraction``, the share of weights with :math:`T_t < \theta`, and
+  ``silent_fraction_per_leaf``, both at least float32. :math:`T_t` and where
+  :math:`w_t \geq 0` are read with :func:`flip_ema` and :func:`positive`.
+
+  A compact state keeps :math:`T` on a logarithmic scale, on which an update
+  without a flip takes a whole number :math:`d` of levels, 2 with the defaults.
+  So averages fall without error, and the first flip of a weight and
+  `init_value` are timed exactly. Each further flip rounds to a level, up or
+  down by turns. Silence then begins early or late by a standard deviation of
+  :math:`\sqrt{T / (12 (1 - m))} / d` updates and a constant below one: with
+  the defaults 0.5 updates for weights that flip once in 100, and 3 for those
+  that flip every other time, where it takes 2302 to 9206 updates. Not even
+  flips in step with the rounding can put :math:`T` wrong by more than a share
+  :math:`T_{\max} / d` of itself, with :math:`T_{\max}` the largest so far.
 
   Args:
     weight: the penalty :math:`\lambda \geq 0`: a number, a 0-d array or a
@@ -78,7 +112,12 @@ def sad(
     init_value: :math:`T_0 \in [0, 1]`. 0 finds all weights silent until their
       first flip, 1 (the reference's ``track_ones``) none for the first 9205
       updates at the default momentum and threshold.
-    accumulator_dtype: dtype of :math:`T`. In bfloat16 the average stalls.
+    accumulator_dtype: dtype of :math:`T` in a full state; a compact one takes
+      the default only. In bfloat16 the average stalls.
+    state: "full" keeps :math:`T` in `accumulator_dtype` and a boolean sign for
+      each weight, 5 bytes; "compact" both in a uint16. For a compact state
+      `momentum` and `threshold` are numbers, not schedules or traced, and
+      `momentum` is at most about 0.9995; do not change them halfway.
     mask: which leaves are binary: a function from the parameters to a tree of
       booleans, such as :func:`binary_mask`, or such a tree. ``None`` takes the
       leaves named ``latent`` if there are any, else all of rank 2 or more,
@@ -86,14 +125,15 @@ def sad(
 
   Returns:
     A :class:`optax.GradientTransformationExtraArgs` object. Its ``update``
-    needs ``params``. Updates keep shape and dtype. The state holds one
-    accumulator and one boolean for each selected weight.
+    needs ``params``. Updates keep shape and dtype.
 
   Raises:
     ValueError: for a negative or non-finite `weight` or `threshold`, a
       `momentum` outside [0, 1), an `init_value` outside [0, 1], an
-      `accumulator_dtype` that is no floating-point dtype, a mask that selects
-      nothing, `params` that are missing, or updates that do not fit them.
+      `accumulator_dtype` that is no floating-point dtype, an unknown `state`,
+      a compact one with hyperparameters that it cannot hold, a mask that
+      selects nothing, `params` that are missing, or updates that do not fit
+      them.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -117,9 +157,10 @@ def sad(
     decaying.
 
   .. note:: Under :func:`optax.inject_hyperparams` pass ``static_args="mask"``
-    when you set a mask function. What is traced cannot be checked for its
-    range. With parameters in bfloat16 pass ``hyperparam_dtype=jnp.float32`` as
-    well, as 0.999 in bfloat16 is 1.
+    when you set a mask function, and for a compact state
+    ``static_args=("momentum", "threshold", "init_value")``. What is traced
+    cannot be checked for its range. With parameters in bfloat16 pass
+    ``hyperparam_dtype=jnp.float32`` as well, as 0.999 in bfloat16 is 1.
   """
   check = _hyperparameters.check_scalar
   _check_momentum_dtype(momentum)
@@ -132,16 +173,47 @@ def sad(
       f"sad: `accumulator_dtype` is {accumulator_dtype!r}; pass a"
       " floating-point dtype such as jnp.float32."
     )
+  if state == "full":
+    inner = _full(weight, momentum, threshold, init_value, accumulator_dtype)
+  elif state == "compact":
+    if jnp.dtype(accumulator_dtype) != jnp.float32:
+      raise ValueError(
+        f"sad: `accumulator_dtype` is {accumulator_dtype!r}, but a compact"
+        ' state has no accumulator; leave it out, or pass state="full".'
+      )
+    inner = _compact(weight, momentum, threshold, init_value)
+  else:
+    raise ValueError(f'sad: `state` is {state!r}; pass "full" or "compact".')
+  return _masks.restrict("sad", inner, mask)
+
+
+def _penalised(updates: Any, params: Any, silent: Any, penalty: Any) -> Any:
+  """`updates + penalty * params` where a weight is silent."""
+
+  def leaf(g, p, s):
+    dtype = jnp.promote_types(
+      _statistics.float_dtype(g), _statistics.float_dtype(p)
+    )
+    decayed = g.astype(dtype) + jnp.asarray(penalty, dtype) * p.astype(dtype)
+    return jnp.where(s, decayed.astype(g.dtype), g)
+
+  return jax.tree.map(leaf, updates, params, silent)
+
+
+def _full(
+  weight, momentum, threshold, init_value, dtype
+) -> optax.GradientTransformationExtraArgs:
+  """The average as it is, in `dtype`, and the signs as booleans."""
   scheduled = (weight, momentum, threshold)
 
   def silence(ema, params, limit):
     silent = jax.tree.map(lambda t: t < jnp.asarray(limit, t.dtype), ema)
-    return silent, *_statistics.fractions(silent, params)
+    return silent, *_statistics.fractions(params, silent)
 
   def init_fn(params):
     count = _hyperparameters.first_count(*scheduled)
     positive = _statistics.positive(params)
-    ema = _statistics.filled(positive, init_value, accumulator_dtype)
+    ema = _statistics.filled(positive, init_value, dtype)
     limit = _hyperparameters.value_at(threshold, count)
     _, total, each = silence(ema, params, limit)
     return SADState(count, ema, positive, total, each)
@@ -162,17 +234,82 @@ def sad(
       flipped,
     )
     silent, total, each = silence(ema, params, limit)
-
-    def penalise(g, p, s):
-      dtype = jnp.promote_types(
-        _statistics.float_dtype(g), _statistics.float_dtype(p)
-      )
-      decayed = g.astype(dtype) + jnp.asarray(penalty, dtype) * p.astype(dtype)
-      return jnp.where(s, decayed.astype(g.dtype), g)
-
-    updates = jax.tree.map(penalise, updates, params, silent)
     count = _hyperparameters.next_count(state.sad_count)
-    return updates, SADState(count, ema, positive, total, each)
+    return (
+      _penalised(updates, params, silent, penalty),
+      SADState(count, ema, positive, total, each),
+    )
 
-  inner = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-  return _masks.restrict("sad", inner, mask)
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _compact(
+  weight, momentum, threshold, init_value
+) -> optax.GradientTransformationExtraArgs:
+  """The average's level on a logarithmic scale, and the sign, in 16 bits."""
+  momentum, threshold, init_value = (
+    _concrete(name, value)
+    for name, value in (
+      ("momentum", momentum),
+      ("threshold", threshold),
+      ("init_value", init_value),
+    )
+  )
+  levels = _flip_levels.make(momentum, threshold)
+  if levels is None:
+    raise ValueError(
+      f"sad: a compact state is too small for `momentum` {momentum:g} with"
+      f" `threshold` {threshold:g}; pass a smaller momentum, up to about"
+      ' 0.9995, or state="full".'
+    )
+
+  def silence(codes, params):
+    silent = jax.tree.map(levels.is_silent, codes)
+    return silent, *_statistics.fractions(params, silent)
+
+  def init_fn(params):
+    positive = _statistics.positive(params)
+    level = jnp.uint16(levels.level(init_value))
+    codes = jax.tree.map(lambda p: _statistics.sign_bit(p) | level, positive)
+    _, total, each = silence(codes, params)
+    # Shaped as the total, these have on every mesh the type that update gives.
+    return CompactSADState(
+      sad_count=_statistics.filled(total, 0, jnp.int32),
+      sad_code=codes,
+      sad_log_zero=_statistics.filled(total, levels.log_zero, jnp.float32),
+      sad_spacing=_statistics.filled(total, levels.spacing, jnp.float32),
+      silent_fraction=total,
+      silent_fraction_per_leaf=each,
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del extra_args
+    penalty = _hyperparameters.value_at(weight, state.sad_count)
+    dither = _flip_levels.dither(state.sad_count)
+    codes = jax.tree.map(
+      lambda c, p: levels.update(c, p, dither),
+      state.sad_code,
+      _statistics.positive(params),
+    )
+    silent, total, each = silence(codes, params)
+    state = state._replace(
+      sad_count=optax.safe_increment(state.sad_count),
+      sad_code=codes,
+      silent_fraction=total,
+      silent_fraction_per_leaf=each,
+    )
+    return _penalised(updates, params, silent, penalty), state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _concrete(name: str, value: Any) -> float:
+  """The value of a hyperparameter that a compact state builds its scale on."""
+  if callable(value) or isinstance(value, jax.core.Tracer):
+    kind = "a schedule" if callable(value) else "traced"
+    raise ValueError(
+      f'sad: with state="compact" `{name}` is {kind}, but has to be a number'
+      ' known beforehand; pass one, or state="full". Under inject_hyperparams'
+      ' pass static_args=("momentum", "threshold", "init_value").'
+    )
+  return float(value)

@@ -1,10 +1,14 @@
 """Signs of weights, and exact counts of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+# The bit of a compact state's uint16 that is set where a weight is positive.
+SIGN = 0x8000
 
 
 def float_dtype(x: Any) -> jnp.dtype:
@@ -31,6 +35,11 @@ def positive(params: optax.Params) -> Any:
   return jax.tree.map(leaf, params)
 
 
+def sign_bit(positive: jax.Array) -> jax.Array:
+  """`SIGN` where a weight is positive and 0 elsewhere, uint16."""
+  return jnp.where(positive, jnp.uint16(SIGN), jnp.uint16(0))
+
+
 def filled(signs: Any, value: Any, dtype: Any) -> Any:
   """A tree of arrays that hold `value`, shaped and sharded as `signs`.
 
@@ -39,7 +48,7 @@ def filled(signs: Any, value: Any, dtype: Any) -> Any:
   on them, by a choice between equals.
 
   Args:
-    signs: a tree of boolean arrays, from :func:`positive`.
+    signs: a tree of arrays, such as from :func:`positive`.
     value: a scalar.
     dtype: the dtype of the results.
 
@@ -68,35 +77,72 @@ def per_leaf(f: Any, tree: Any, *rest: Any) -> Any:
   return jax.tree.map(f, tree, *rest)
 
 
-def fractions(flags: Any, params: optax.Params) -> tuple[jax.Array, Any]:
+def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   """The share of `True`, over all leaves together and in each.
 
   Counting is in integers, so it is exact where a float32 sum of ones would stop
   at 2**24, and the total weighs each leaf by its size.
 
   Args:
-    flags: a tree of boolean arrays.
-    params: the parameters they belong to; only their dtypes are used.
+    params: the parameters that the flags belong to; only their dtypes are used.
+    *flags: one or two trees of boolean arrays.
 
   Returns:
-    `(total, tree)` of scalars: float32, or float64 for float64 parameters.
+    For each of `flags` in turn a scalar and a tree of scalars: float32, or
+    float64 for float64 parameters.
   """
-  leaves = jax.tree.leaves(flags)
-  if not leaves:
-    return jnp.zeros([], jnp.float32), per_leaf(None, flags)
+  trees = [jax.tree.leaves(tree) for tree in flags]
+  structure = jax.tree.structure(flags[0])
+  if not trees[0]:
+    return (jnp.zeros([], jnp.float32), per_leaf(None, flags[0])) * len(flags)
   # Only a model of more than 2**32 weights leaves the integers.
-  size = sum(leaf.size for leaf in leaves)
+  size = sum(leaf.size for leaf in trees[0])
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
-  counts = jax.tree.map(lambda leaf: jnp.sum(leaf, dtype=dtype), flags)
+  counts = [_counts(leaves, dtype) for leaves in zip(*trees, strict=True)]
   dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
-  total = sum(jax.tree.leaves(counts))
-  each = per_leaf(
-    lambda count, flag, p: _share(count, flag.size, float_dtype(p)),
-    counts,
-    flags,
-    params,
-  )
-  return _share(total, size, jnp.result_type(*dtypes)), each
+  result = ()
+  for leaf_counts in zip(*counts, strict=True):
+    total = _share(sum(leaf_counts), size, jnp.result_type(*dtypes))
+    each = [
+      _share(count, leaf.size, leaf_dtype)
+      for count, leaf, leaf_dtype in zip(
+        leaf_counts, trees[0], dtypes, strict=True
+      )
+    ]
+    result += total, jax.tree.unflatten(structure, each)
+  return result
+
+
+def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
+  """The numbers of `True` in one or two arrays of the same shape.
+
+  On CPUs, XLA writes out the operand of a long reduction and then reads it back
+  one number at a time. A sum of at most 16 it computes together with the flags,
+  in a single vectorised pass. So such short runs come first, of both arrays
+  together, as the two bytes of uint16.
+  """
+  shape = flags[0].shape
+  spec = jax.typeof(flags[0]).sharding.spec
+  # Not along the last axis, where memory is contiguous, if there is another;
+  # nor one that is sharded explicitly, which might not split.
+  axes = [
+    i for i in range(max(len(shape) - 1, 1)) if spec[i : i + 1] == (None,)
+  ]
+  if not axes:
+    return [jnp.sum(flag, dtype=dtype) for flag in flags]
+  run, axis = max((_run_length(shape[i]), i) for i in axes)
+  split = *shape[:axis], shape[axis] // run, run, *shape[axis + 1 :]
+  both = sum(flag.astype(jnp.uint16) << 8 * i for i, flag in enumerate(flags))
+  runs = jnp.sum(both.reshape(split), axis=axis + 1, dtype=jnp.uint16)
+  return [
+    jnp.sum((runs >> 8 * i) & jnp.uint16(255), dtype=dtype)
+    for i in range(len(flags))
+  ]
+
+
+def _run_length(size: int) -> int:
+  """The largest divisor of `size` that is at most 16."""
+  return max(n for n in range(1, 17) if size % n == 0)
 
 
 def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
