@@ -40,7 +40,7 @@ def _products(jaxpr: Any) -> list[int]:
 
 def forward_products(work: workload.Workload) -> list[int]:
   """Multiply-accumulates of each layer for one batch, the first layer first."""
-  model = jax_step.network(work, PlainBinaryConv)
+  model = jax_step.network(work, {"conv": PlainBinaryConv})
   images = jnp.zeros((work.batch, work.side, work.side, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
   traced = jax.make_jaxpr(lambda v, x: model.apply(v, x))(variables, images)

@@ -9,14 +9,13 @@ import optax
 from flax import linen as nn
 from jax.extend.core import Var
 
-from benchmarks import workload
-from benchmarks.plain_linen import PlainBinaryConv
+from benchmarks import plain_linen, workload
 from ovsw_jax import methods, models
 from ovsw_jax.training import optimizer
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe, cross_entropy, update
 
-# `ours` is the method's own layer, `linen` the plain one in its place.
+# `ours` has the method's own layers, `linen` plain ones in their place.
 FORMS = ("ours", "linen")
 
 
@@ -34,12 +33,12 @@ def optimizer_chain(
   )
 
 
-def network(work: workload.Workload, conv: Any) -> nn.Module:
-  """The network, with such convolutions where it is binary."""
+def network(work: workload.Workload, layers: dict[str, Any]) -> nn.Module:
+  """The network, with such layers: its options `conv` and `norm`."""
   model = models.make(
     work.network,
     num_classes=work.classes,
-    conv=conv,
+    **layers,
     dtype=jnp.dtype(work.dtype),
   )
   if work.blocks is None:
@@ -52,11 +51,11 @@ def network(work: workload.Workload, conv: Any) -> nn.Module:
 def recipe(
   work: workload.Workload,
   tx: optax.GradientTransformation,
-  conv: Any,
+  layers: dict[str, Any],
 ) -> Recipe:
-  """What `update` needs to know, for a network with such convolutions."""
+  """What `update` needs to know, for a network with such layers."""
   return Recipe(
-    model=network(work, conv),
+    model=network(work, layers),
     tx=tx,
     schedule=lambda step: jnp.float32(workload.LEARNING_RATE),
     total_steps=1_000_000,
@@ -218,6 +217,10 @@ def build(
     raise ValueError(f"unknown form {form!r}; the forms are {', '.join(FORMS)}")
   if form == "linen" and not chosen.binary:
     raise ValueError(f"method {method!r} has no binary layer to write in linen")
-  conv = PlainBinaryConv if form == "linen" else chosen.conv
+  layers = (
+    {"conv": plain_linen.PlainBinaryConv, "norm": plain_linen.PlainBatchNorm}
+    if form == "linen"
+    else {"conv": chosen.conv}
+  )
   tx = optimizer_chain(chosen.transform, statistics and chosen.binary)
-  return JaxStep(work, recipe(work, tx, conv), chunk=chunk)
+  return JaxStep(work, recipe(work, tx, layers), chunk=chunk)

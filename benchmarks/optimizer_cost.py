@@ -112,7 +112,7 @@ class Cost:
     }
     steps = {
       name: jax_step.JaxStep(
-        work, jax_step.recipe(work, tx, conv), chunk=options.chunk
+        work, jax_step.recipe(work, tx, {"conv": conv}), chunk=options.chunk
       )
       for name, tx in chains.items()
     }

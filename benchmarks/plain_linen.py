@@ -1,9 +1,10 @@
-"""The binary layer as anybody would write it in linen, for comparison.
+"""The layers as anybody would write them in linen, for comparison.
 
 The same mathematics as `ovsw_jax.nn.BinaryConv` with its defaults, from the two
-sign estimators, `lax.conv_general_dilated` and ordinary autodiff: no packed
-residual, no product of its own, nothing said to the compiler. In bfloat16 the
-convolution's output is bfloat16 too, so sums beyond 256 are rounded.
+sign estimators, `lax.conv_general_dilated` and ordinary autodiff, and linen's
+own batch normalization: no packed residual, no product or backward pass of our
+own, nothing said to the compiler. In bfloat16 the convolution's output is
+bfloat16 too, so sums beyond 256 are rounded.
 """
 
 import jax
@@ -51,3 +52,19 @@ class PlainBinaryConv(nn.Module):
     )
     wide = jnp.promote_types(self.dtype, jnp.float32)
     return y.astype(wide) * lax.stop_gradient(scale)
+
+
+class PlainBatchNorm(nn.Module):
+  """Linen's batch normalization; pass it as `norm=` to a model."""
+
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False):
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      scale_init=self.scale_init,
+      axis_name=self.axis_name,
+    )(x)

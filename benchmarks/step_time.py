@@ -43,8 +43,10 @@ def measure(
         **process,
       )
     if "linen" in chosen.peers:
+      # With malloc as it comes: setting it is no part of plain linen.
+      as_it_comes = process | {"allocator": "default"}
       peers["linen"] = contestants.jax_worker(
-        work, form="linen", **options, **process
+        work, form="linen", **options, **as_it_comes
       )
     for peer in peers.values():
       stack.enter_context(peer)

@@ -35,9 +35,9 @@ class ResNet(nn.Module):
   Input: normalized images (batch, height, width, channels), float. Output:
   float32 logits (batch, num_classes). Variables: `params`, `batch_stats`.
 
-  Every option is a name, a number or a boolean, so that a config can set it;
-  activations, the shortcut and initializers may also be what the name stands
-  for.
+  Every option but `conv` and `norm` is a name, a number or a boolean, so that a
+  config can set it; activations, the shortcut and initializers may also be what
+  the name stands for.
 
   Attributes:
     stage_sizes: number of blocks in each stage; stages after the first halve
@@ -65,7 +65,9 @@ class ResNet(nn.Module):
       or "torch_uniform". None leaves binary convolutions their own and is
       "torch_uniform" for real ones.
     head_init: initializer of the classifier's kernel.
-    norm_scale: initial scale of all batch normalizations but `last_norm`.
+    norm: factory `(scale_init=, axis_name=, name=)` of the normalizations, each
+      called with `(x, train)`.
+    norm_scale: initial scale of all normalizations but `last_norm`.
     norm_axis_name: mapped axis of the batch, under `pmap` or `shard_map`.
     dtype: dtype of the convolutions' operands.
 
@@ -88,6 +90,7 @@ class ResNet(nn.Module):
   last_activation: _options.Named = "identity"
   conv_init: _options.Named | None = None
   head_init: _options.Named = "torch_uniform"
+  norm: _options.ModuleFactory = layers.BatchNorm
   norm_scale: float = 1.0
   norm_axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -123,7 +126,7 @@ class ResNet(nn.Module):
         dtype=self.dtype,
       ),
       norm=functools.partial(
-        layers.BatchNorm,
+        self.norm,
         scale_init=nn.initializers.constant(self.norm_scale),
         axis_name=self.norm_axis_name,
       ),
@@ -154,9 +157,7 @@ class ResNet(nn.Module):
         )(x, train, progress)
     x = jnp.mean(x, axis=(1, 2))
     if self.last_norm:
-      x = layers.BatchNorm(axis_name=self.norm_axis_name, name="head_norm")(
-        x, train
-      )
+      x = self.norm(axis_name=self.norm_axis_name, name="head_norm")(x, train)
     x = meaning("last_activation")(name="head_nonlinearity")(x)
     return layers.Dense(
       self.num_classes, kernel_init=meaning("head_init"), name="head"

@@ -27,6 +27,7 @@ class VGGSmall(nn.Module):
       `kernel_init=` as well.
     activation: all activations but the last; as `ResNet`'s.
     last_activation: comes before the classifier; as `activation`.
+    norm: factory of the normalizations, as `ResNet`'s.
     norm_axis_name: mapped axis of the batch, under `pmap` or `shard_map`.
     dtype: dtype of the convolutions' operands.
 
@@ -39,6 +40,7 @@ class VGGSmall(nn.Module):
   conv: _options.ModuleFactory = layers.BinaryConv
   activation: _options.Named = "hardtanh"
   last_activation: _options.Named = "prelu"
+  norm: _options.ModuleFactory = layers.BatchNorm
   norm_axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -59,7 +61,7 @@ class VGGSmall(nn.Module):
         "vgg_small halves the image three times, so its sides must be "
         f"multiples of 8; got images of shape {images.shape}."
       )
-    norm = functools.partial(layers.BatchNorm, axis_name=self.norm_axis_name)
+    norm = functools.partial(self.norm, axis_name=self.norm_axis_name)
     x = images
     for index, width in enumerate(_WIDTHS):
       conv = self.conv if index else layers.RealConv
