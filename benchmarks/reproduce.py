@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import arguments, machine, report, table
+from ovsw_jax.methods import METHODS
 
-METHODS = ("vanilla", "ags", "sad", "ovsw", "full_precision")
+_DEFAULT = ("vanilla", "ags", "sad", "ovsw")
 _UNFINISHED = 3  # exit status
 
 
@@ -61,7 +62,7 @@ class Run(NamedTuple):
     """Arguments of the interpreter."""
     return [
       "main.py",
-      f"--config={self.config}:{self.method}",
+      f"--config={self.config}:{self.method.replace('+', ',')}",
       f"--config.seed={self.seed}",
       *self.overrides,
       f"--workdir={self.workdir}",
@@ -218,16 +219,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--methods",
-    type=arguments.names(METHODS),
-    default=",".join(METHODS[:4]),
+    type=arguments.names(tuple(METHODS)),
+    default=",".join(_DEFAULT),
     metavar="NAMES",
     help="comma-separated (default: %(default)s)",
   )
+  # The authors' seeds.
+  add_queue_arguments(parser, seeds="46,47,48,49,50")
+  chosen = checked(parser, argv)
+  chosen.out = chosen.out or pathlib.Path(
+    "results", f"{chosen.config.stem}.jsonl"
+  )
+  return chosen
+
+
+def add_queue_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
+  """Adds what every queue of runs takes."""
   parser.add_argument(
     "--seeds",
     type=_seeds,
-    default="46,47,48,49,50",
-    help="comma-separated (default: the authors', %(default)s)",
+    default=seeds,
+    help="comma-separated (default: %(default)s)",
   )
   parser.add_argument(
     "--minutes",
@@ -255,47 +267,76 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "overrides", nargs="*", help="further arguments of main.py, after --"
   )
+
+
+def checked(
+  parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+  """The arguments of a queue, if they can be right."""
   chosen = parser.parse_args(argv)
   if not (machine.ROOT / chosen.config).is_file():
     parser.error(f"--config: no file {chosen.config}; try configs/digits.py")
   for override in chosen.overrides:
     if not override.startswith("--config."):
       parser.error(f"{override!r} is no --config.FIELD=VALUE of main.py")
-  chosen.out = chosen.out or pathlib.Path(
-    "results", f"{chosen.config.stem}.jsonl"
-  )
   return chosen
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  chosen = parse(argv)
+def work_off(
+  runs: Iterator[Run],
+  total: int,
+  finished: list[dict[str, Any]],
+  chosen: argparse.Namespace,
+  kind: str | None = None,
+) -> bool:
+  """Makes the runs that are not finished, and adds each to `finished`.
+
+  Args:
+    runs: the queue; what it yields may depend on `finished`.
+    total: the number of runs.
+    finished: records of --out.
+    chosen: arguments of the queue.
+    kind: module whose `markdown` makes a table of these records; None for
+      `table.runs`.
+
+  Returns:
+    Whether runs were made, and not just printed.
+  """
   out = machine.ROOT / chosen.out
-  finished = [line.get("run") for line in table.read_lines(out)]
-  runs = list(queue(chosen))
-  left = [run for run in runs if run.identity not in finished]
-  if chosen.dry_run:
-    for run in left:
-      print("python", *run.command)
-    return
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   end = None
   if chosen.minutes is not None:
     end = time.monotonic() + 60 * chosen.minutes
   deadline = Deadline(end)
-  for run in left:
-    place = len(runs) - len(left) + left.index(run) + 1
-    show = report.Progress(f"[{place}/{len(runs)}] {run}: ", every=30.0)
+  for place, run in enumerate(runs, start=1):
+    if any(line.get("run") == run.identity for line in finished):
+      continue
+    if chosen.dry_run:
+      print("python", *run.command)
+      continue
+    show = report.Progress(f"[{place}/{total}] {run}: ", every=30.0)
     if not train(run, deadline, show):
       show.clear()
       print(f"time is up before {run} is finished; the same command goes on")
       sys.exit(_UNFINISHED)
     show.clear()
     line = record(run, chosen.label)
+    if kind is not None:
+      line["table"] = kind
+    finished.append(line)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a") as file:
       file.write(json.dumps(line) + "\n")
-    print(f"[{place}/{len(runs)}] {run}: {line['accuracy']:.2%}", flush=True)
-  print(f"\n{table.of_file(out)}")
+    print(f"[{place}/{total}] {run}: {line['accuracy']:.2%}", flush=True)
+  return not chosen.dry_run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  chosen = parse(argv)
+  finished = table.read_lines(machine.ROOT / chosen.out)
+  runs = list(queue(chosen))
+  if work_off(iter(runs), len(runs), finished, chosen):
+    print(f"\n{table.runs(finished)}")
 
 
 if __name__ == "__main__":

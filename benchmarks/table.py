@@ -92,6 +92,12 @@ def runs(records: list[dict[str, Any]]) -> str:
     "seconds a run",
   ]
 
+  return f"{report.markdown(header, rows)}\n\n{conditions(finished)}"
+
+
+def conditions(finished: list[dict[str, Any]]) -> str:
+  """Of finished runs in a sentence: data, epochs, devices, versions."""
+
   def all_of(values) -> str:
     return " and ".join(dict.fromkeys(values))
 
@@ -103,10 +109,7 @@ def runs(records: list[dict[str, Any]]) -> str:
     for r in finished
   )
   where = f"{data}; " if data else ""
-  return (
-    f"{report.markdown(header, rows)}\n\n{where}{epochs} epochs, final epoch; "
-    f"{devices}, {versions}."
-  )
+  return f"{where}{epochs} epochs, final epoch; {devices}, {versions}."
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -136,7 +139,10 @@ def of_file(path: pathlib.Path) -> str:
     raise FileNotFoundError(f"no results at {path}")
   if path.suffix == ".jsonl":
     records = read_lines(path)
+    kind = next((r["table"] for r in records if "table" in r), None)
     try:
+      if kind == "benchmarks.compare_methods":
+        return importlib.import_module(kind).markdown(records)
       return runs(records)
     except ValueError as error:
       raise ValueError(f"{path}: {error}") from error

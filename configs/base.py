@@ -1,38 +1,36 @@
 """What the configs share: their arguments, all fields, and CIFAR's recipe.
 
 A config file is named on the command line with arguments after a colon, such as
-`--config=configs/digits.py:vanilla` or `:ags,smoke`. At most one argument names
-a method (`ovsw` if none does); `smoke` makes a run of seconds that shows that
-everything works on this machine, and whose accuracy means nothing.
+`--config=configs/digits.py:irnet`. An argument names a method, by a name of
+`ovsw_jax.methods.METHODS`, a module or a file (`ovsw` if none does); further
+ones add their gradient transformation to it, as in `:irnet,ovsw`. `smoke` makes
+a run of seconds that shows that everything works on this machine, and whose
+accuracy means nothing.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 from ovsw_jax import methods
 
-# Spelled out, so that `--config.method_args.delta=0.02` works; the default
-# method comes first.
-METHOD_ARGS = {
-  name: methods.defaults(name)
-  for name in sorted(methods.METHODS, key=lambda name: name != "ovsw")
-}
-
 
 def parse(arg: str) -> tuple[str, bool]:
-  """The method that a config's argument names, and whether it has `smoke`."""
+  """The method that a config's argument names, and whether it has `smoke`.
+
+  Raises:
+    ValueError: for what names no method, or methods that do not combine.
+  """
   names = [name.strip() for name in (arg or "").split(",") if name.strip()]
   for name in names:
-    if name not in METHOD_ARGS and name != "smoke":
+    # A module has a dot in its name and a file ends in .py; see `methods.make`.
+    if name not in methods.METHODS and name != "smoke" and "." not in name:
       raise ValueError(
-        f"unknown config argument {name!r}; known: "
-        f"{', '.join(METHOD_ARGS)}, smoke"
+        f"unknown config argument {name!r}; known: smoke, a method's module or "
+        f"file, {', '.join(sorted(methods.METHODS))}"
       )
-  chosen = [name for name in names if name != "smoke"]
-  if len(chosen) > 1:
-    raise ValueError(
-      f"a run has one method, got {', '.join(chosen)} in {arg!r}"
-    )
-  return (chosen or ["ovsw"])[0], "smoke" in names
+  method = "+".join(name for name in names if name != "smoke") or "ovsw"
+  if "+" in method:
+    methods.make(method)  # to refuse here what has nothing to add
+  return method, "smoke" in names
 
 
 def experiment(name: str, method: str) -> ConfigDict:
@@ -46,11 +44,27 @@ def experiment(name: str, method: str) -> ConfigDict:
   # step and network, 51 to 59 ms alone) and longer to compile (19 s, 4 s).
   config.replicas = 1
   config.method = method
-  config.method_args = ConfigDict(METHOD_ARGS[method])
+  # Spelled out, so that `--config.method_args.delta=0.02` works.
+  config.method_args = ConfigDict(methods.defaults(method))
+  # False: the first stage of two-step training, real weights behind binary
+  # activations.
+  config.binary_weights = True
+  # Workdir of a run whose network this one begins with, as far as it fits.
+  config.init_from = config_dict.placeholder(str)
 
   config.model = ConfigDict()
   config.model.name = "cifar_resnet20"
   config.model.dtype = "float32"  # or bfloat16; parameters stay float32
+  # Options of `ovsw_jax.models.ResNet` and `VGGSmall`; None is as published.
+  for option in (
+    "activation",
+    "conv_init",
+    "head_init",
+    "last_activation",
+    "shortcut",
+    "stem_activation",
+  ):
+    config.model[option] = config_dict.placeholder(str)
 
   config.data = ConfigDict()
   config.data.name = "digits"  # or tfds:<name>, folder:<path or archive>
@@ -66,17 +80,28 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 5e-4
   config.optimizer.decay_1d = True  # batch norm and biases as well
+  # Regular expression of the parameters that decay; None: all.
+  config.optimizer.decay_paths = config_dict.placeholder(str)
   config.optimizer.clip_norm = config_dict.placeholder(float)
 
   config.loss = ConfigDict()
   config.loss.label_smoothing = 0.0
+  # Workdir of a trained network whose distribution is learned from, and that
+  # loss's share beside the labels'.
+  config.loss.teacher = config_dict.placeholder(str)
+  config.loss.teacher_weight = 1.0
 
   config.schedule = ConfigDict()
-  config.schedule.name = "cosine"  # or cosine_epoch, constant, multistep
+  # Or cosine_epoch, constant, linear, linear_early, multistep.
+  config.schedule.name = "cosine"
   config.schedule.warmup_epochs = 0
   config.schedule.floor = 1e-5  # added after warm-up; of cosine_epoch alone
   config.schedule.every = 30  # of multistep: epochs between drops,
   config.schedule.gamma = 0.1  # and their factor
+
+  # When a method's own schedules, such as IR-Net's estimator, move on: "epoch",
+  # as published, or "step".
+  config.schedule.progress = "epoch"
 
   config.train = ConfigDict()
   config.train.epochs = 20
@@ -88,6 +113,11 @@ def experiment(name: str, method: str) -> ConfigDict:
 
   config.eval = ConfigDict()
   config.eval.batch_size = 500
+
+  # Runs that follow each other, by name and in the order of names: what each
+  # changes of the fields above. init_from and loss.teacher may name an earlier
+  # one. Empty: one run.
+  config.stages = ConfigDict()
   return config
 
 
@@ -119,4 +149,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.train.log_every = 1
   config.train.checkpoint_every = 1
   config.eval.batch_size = 32
+  for stage in config.stages.values():
+    stage.pop("train", None)
+    stage.pop("data", None)
   return config

@@ -16,6 +16,7 @@ import logging
 import pathlib
 import shutil
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -145,8 +146,32 @@ def restore(directory, step: int, template: Any) -> Any:
   return _restore(directory, step, template, whole=False)
 
 
-def _restore(directory, step: int, template: Any, *, whole: bool) -> Any:
-  directory = pathlib.Path(directory).absolute()
+def variables(directory, step: int, parts: Iterable[str]) -> dict[str, Any]:
+  """Some top-level keys of a checkpoint as nested dicts, without a template.
+
+  Args:
+    directory: where the run's checkpoints are.
+    step: one of `steps(directory)`.
+    parts: top-level keys; one that the checkpoint lacks comes out empty.
+
+  Raises:
+    FileNotFoundError: no checkpoint of that step.
+    ValueError: the checkpoint is damaged.
+  """
+  saved, _ = _manifest(pathlib.Path(directory).absolute(), step)
+  template: dict[str, Any] = {part: {} for part in parts}
+  for name, entry in saved.items():
+    *parents, last = name.split("/")
+    if parents and parents[0] in template:
+      node = template
+      for parent in parents:
+        node = node.setdefault(parent, {})
+      node[last] = jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+  return _restore(directory, step, template, whole=False)
+
+
+def _manifest(directory: pathlib.Path, step: int) -> tuple[dict, dict]:
+  """The leaves and the files that a checkpoint says it has."""
   path = directory / str(step)
   if not path.is_dir():
     known = ", ".join(map(str, steps(directory))) or "none"
@@ -159,9 +184,15 @@ def _restore(directory, step: int, template: Any, *, whole: bool) -> Any:
       raise ValueError(f"unknown format {manifest['format']!r}")
     if manifest.pop("crc32") != _crc32(manifest):
       raise ValueError(f"its {_MANIFEST} has other bits than were written")
-    saved, files = manifest["leaves"], manifest["files"]
+    return manifest["leaves"], manifest["files"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _damaged(directory, step, error) from error
+
+
+def _restore(directory, step: int, template: Any, *, whole: bool) -> Any:
+  directory = pathlib.Path(directory).absolute()
+  path = directory / str(step)
+  saved, files = _manifest(directory, step)
   wanted = _flatten(template)
   if not whole:
     asked = _top(template)

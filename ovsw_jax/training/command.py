@@ -5,13 +5,12 @@ from typing import Any
 
 from ovsw_jax.training import (
   compilation_cache,
-  evaluate,
   host_memory,
-  loop,
   settings,
+  stages,
 )
 
-MODES = {"train": loop.train_and_evaluate, "evaluate": evaluate.evaluate}
+MODES = {"train": stages.train, "evaluate": stages.evaluate_newest}
 
 
 def run(

@@ -10,22 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ovsw_jax import data
-from ovsw_jax.training import checkpoint, experiment, replicas, settings
+from ovsw_jax.training import (
+  checkpoint,
+  experiment,
+  networks,
+  replicas,
+  settings,
+)
 from ovsw_jax.training.step import Recipe, eval_step
-
-CHECKPOINTS = "checkpoints"
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "count"))
 def _batch(variables, split, indices, weights, *, recipe, count):
   images, labels = split.images[indices], split.labels[indices]
 
-  def sums(params, batch_stats):
-    return eval_step(params, batch_stats, images, labels, weights, recipe)
+  def sums(variables):
+    return eval_step(variables, images, labels, weights, recipe)
 
-  return replicas.each(sums, count)(
-    variables["params"], variables["batch_stats"]
-  )
+  return replicas.each(sums, count)(variables)
 
 
 def over_split(
@@ -38,7 +40,7 @@ def over_split(
   """Means of loss, accuracy (top-1) and top5 over a split.
 
   Args:
-    variables: a dict with `params` and `batch_stats`.
+    variables: of the model, by collection.
     split: images and labels, on the device if it is to be fast.
     recipe: the model and its constants.
     batch_size: examples in a batch; the last one is padded with weight 0.
@@ -90,17 +92,19 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
   settings.check(config)
   workdir = pathlib.Path(workdir)
   settings.check_workdir(config, workdir)
-  directory = workdir / CHECKPOINTS
+  directory = workdir / networks.CHECKPOINTS
   steps = checkpoint.steps(directory)
   if not steps:
     raise FileNotFoundError(
       f"{workdir} holds no checkpoint; train first, with the same command and "
       "--mode=train"
     )
-  run = experiment.build(config)
+  run = experiment.build(config, train=False)
   abstract = run.abstract_state()
-  template = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-  variables = checkpoint.restore(directory, steps[-1], template)
+  parts = ("params", "batch_stats", "constants")
+  template = {part: getattr(abstract, part) for part in parts}
+  restored = checkpoint.restore(directory, steps[-1], template)
+  variables = abstract.replace(**restored).variables
   means = over_split(
     variables,
     jax.device_put(run.dataset.test),

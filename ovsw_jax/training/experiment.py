@@ -1,14 +1,14 @@
 """Builds what a config describes: data set, method, model, optimizer."""
 
 import dataclasses
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ovsw_jax import data, methods, models
-from ovsw_jax.training import optimizer, replicas, schedules
+from ovsw_jax import data
+from ovsw_jax.training import networks, optimizer, replicas, schedules
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe
 
@@ -28,6 +28,7 @@ class Experiment(NamedTuple):
   init_key: jax.Array
   order_key: jax.Array
   augment_key: jax.Array
+  teacher: Any  # its variables, or None
 
   @property
   def image_shape(self) -> tuple[int, ...]:
@@ -36,15 +37,19 @@ class Experiment(NamedTuple):
 
   def initial_state(self) -> train_state.TrainState:
     """The state before the first step."""
+    recipe = self.recipe
     return train_state.create(
-      self.recipe.model, self.recipe.tx, self.init_key, self.image_shape
+      recipe.model,
+      recipe.tx,
+      self.init_key,
+      self.image_shape,
+      view=recipe.view,
+      refresh=recipe.refresh,
     )
 
   def abstract_state(self) -> train_state.TrainState:
     """Its shapes and dtypes."""
-    return train_state.abstract(
-      self.recipe.model, self.recipe.tx, self.image_shape, self.init_key
-    )
+    return jax.eval_shape(self.initial_state)
 
 
 def _limited(split: data.Split, limit: int | None) -> data.Split:
@@ -56,21 +61,12 @@ def _limited(split: data.Split, limit: int | None) -> data.Split:
   return data.Split(split.images[chosen], split.labels[chosen])
 
 
-def _check_trainable(method: methods.Method) -> None:
-  """Raises ValueError for what a method needs and this trainer does not do."""
-  if method.view is not None or method.refresh is not None:
-    part = "view of the parameters" if method.view else "refresh at epochs"
-    raise ValueError(
-      f"method {method.name!r} needs a {part}, which main.py does not run; "
-      "train it in a loop of your own, see ovsw_jax.methods.Method"
-    )
-
-
-def build(config: Any) -> Experiment:
-  """Reads the data and makes method, model and optimizer.
+def build(config: Any, *, train: bool = True) -> Experiment:
+  """Reads the data and makes method, model, optimizer and teacher.
 
   Args:
     config: a config that passed `settings.check`.
+    train: whether it is to be trained: evaluation needs no teacher.
 
   Returns:
     The experiment.
@@ -78,19 +74,21 @@ def build(config: Any) -> Experiment:
   Raises:
     ValueError: for an unknown method, model, schedule or data set, arguments
       that the method does not take, or a batch larger than the training set.
-    FileNotFoundError: if the data is not there.
+    FileNotFoundError: if the data is not there, or no teacher or network to
+      begin with where the config names one.
   """
-  method = methods.make(config.method, **config.method_args)
-  _check_trainable(method)
-  dtype = jnp.dtype(config.model.dtype)
+  method = networks.method(config)
   # Made once before the data is read, so that a typing error costs no waiting.
-  parts = {"conv": method.conv, "activation": method.activation, "dtype": dtype}
-  models.make(config.model.name, num_classes=2, **parts)
+  networks.network(config, method, 2)
+  if train and config.init_from is not None:
+    networks.saved_config(pathlib.Path(config.init_from), "init_from")
   dataset = data.load(config.data.name, data_dir=config.data.dir)
-  train = _limited(dataset.train, config.data.limit)
-  test = _limited(dataset.test, config.data.limit)
-
-  examples, batch_size = len(train.labels), config.train.batch_size
+  dataset = dataclasses.replace(
+    dataset,
+    train=_limited(dataset.train, config.data.limit),
+    test=_limited(dataset.test, config.data.limit),
+  )
+  examples, batch_size = len(dataset.train.labels), config.train.batch_size
   if batch_size > examples:
     raise ValueError(
       f"train.batch_size={batch_size} is larger than the training set of "
@@ -116,18 +114,23 @@ def build(config: Any) -> Experiment:
     nesterov=config.optimizer.nesterov,
     weight_decay=config.optimizer.weight_decay,
     decay_1d=config.optimizer.decay_1d,
+    decay_paths=config.optimizer.decay_paths,
     clip_norm=config.optimizer.clip_norm,
     transform=method.transform,
     tail=method.tail,
     binary=method.binary,
   )
-  model = models.make(
-    config.model.name,
-    num_classes=len(dataset.classes),
-    **parts,
-  )
+  classes = len(dataset.classes)
+  teacher, taught = None, None
+  if train and config.loss.teacher is not None:
+    teacher, taught = networks.teacher(
+      pathlib.Path(config.loss.teacher),
+      classes,
+      dataset.train.images.shape[1:],
+    )
+  by_epoch = config.schedule.progress == "epoch"
   recipe = Recipe(
-    model=model,
+    model=networks.network(config, method, classes),
     tx=tx,
     schedule=schedule,
     total_steps=config.train.epochs * steps_per_epoch,
@@ -136,6 +139,11 @@ def build(config: Any) -> Experiment:
     pad=config.data.pad,
     flip=config.data.flip,
     label_smoothing=config.loss.label_smoothing,
+    progress_every=steps_per_epoch if by_epoch else 1,
+    view=method.view,
+    refresh=method.refresh,
+    teacher=teacher,
+    teacher_weight=config.loss.teacher_weight,
   )
   keys = [jax.random.key(seed) for seed in replicas.seeds(config)]
 
@@ -144,11 +152,12 @@ def build(config: Any) -> Experiment:
 
   return Experiment(
     config=config,
-    dataset=dataclasses.replace(dataset, train=train, test=test),
+    dataset=dataset,
     recipe=recipe,
     binary=method.binary,
     steps_per_epoch=steps_per_epoch,
     init_key=keys_of(_INIT),
     order_key=keys_of(_ORDER),
     augment_key=keys_of(_AUGMENT),
+    teacher=taught,
   )

@@ -13,9 +13,11 @@ from ovsw_jax.training import (
   checkpoint,
   evaluate,
   experiment,
+  networks,
   outcome,
   replicas,
   settings,
+  transfer,
 )
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.records import Records, layers, snapshot
@@ -37,11 +39,12 @@ _CHUNK_ELSEWHERE = 50
   donate_argnames="state",
 )
 def train_chunk(
-  state, split, order, key, *, recipe, batch_size: int, length: int
+  state, split, order, key, teacher, *, recipe, batch_size: int, length: int
 ):
   """`length` steps over an epoch's order; metrics get a last axis of them.
 
-  Of several replicas state, order and key have a first axis, metrics as well.
+  Of several replicas state, order and key have a first axis, metrics as well;
+  they have one teacher.
   """
   steps_per_epoch = order.shape[-1] // batch_size
 
@@ -50,7 +53,7 @@ def train_chunk(
       position = state.step % steps_per_epoch
       indices = data.batch_indices(order, position, batch_size)
       images, labels = split.images[indices], split.labels[indices]
-      return train_step(state, images, labels, key, recipe)
+      return train_step(state, images, labels, key, recipe, teacher=teacher)
 
     if length == 1:
       state, metrics = body(state, None)
@@ -58,6 +61,19 @@ def train_chunk(
     return jax.lax.scan(body, state, length=length)
 
   return replicas.each(chunk, _count(key))(state, order, key)
+
+
+@functools.partial(
+  jax.jit, static_argnames=("recipe", "count"), donate_argnames="state"
+)
+def refreshed(state, *, recipe, count: int):
+  """The state at an epoch's start, as the method refreshes it."""
+
+  def refresh(state):
+    progress = recipe.progress(state.step)
+    return state.with_variables(recipe.refresh(state.variables, progress))
+
+  return replicas.each(refresh, count)(state)
 
 
 @functools.partial(jax.jit, static_argnames="n")
@@ -132,13 +148,15 @@ def train_and_evaluate(
     print(f"{workdir} is finished\n{outcome.summary(result, workdir)}")
   run = experiment.build(config)
   with _memory_error_with_remedy(config):
-    directory = workdir / evaluate.CHECKPOINTS
+    directory = workdir / networks.CHECKPOINTS
     restored = checkpoint.restore_latest(directory, run.abstract_state())
     step, state = restored or (0, run.initial_state())
     if result is not None and step == run.recipe.total_steps:
       return state
     settings.write(config, workdir)
     print(outcome.header(run, state, workdir))
+    if restored is None and config.init_from is not None:
+      state = transfer.begin(run, state, workdir)
     if step:
       epoch = step // run.steps_per_epoch
       print(f"resumes  after epoch {epoch}, step {step}")
@@ -152,7 +170,7 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
 
   def test_means(state):
     return evaluate.over_split(
-      {"params": state.params, "batch_stats": state.batch_stats},
+      state.variables,
       test,
       run.recipe,
       config.eval.batch_size,
@@ -186,12 +204,16 @@ def _train_epoch(run, state, train, epoch: int, records: Records):
   )
   order = epoch_order(run.order_key, epoch, n=len(train.labels))
   step = epoch * run.steps_per_epoch
+  # Before the first epoch, the initial state was refreshed.
+  if epoch and run.recipe.refresh is not None:
+    state = refreshed(state, recipe=run.recipe, count=config.replicas)
   for length in chunk_lengths(run.steps_per_epoch, chunk):
     state, metrics = train_chunk(
       state,
       train,
       order,
       run.augment_key,
+      run.teacher,
       recipe=run.recipe,
       batch_size=config.train.batch_size,
       length=length,

@@ -14,6 +14,19 @@ def _more_than_one_axis(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def _decays(decay_1d: bool, paths: str | None) -> Any:
+  """The mask of the parameters that decay."""
+  if paths is None:
+    return None if decay_1d else _more_than_one_axis
+  if decay_1d:
+    return binary_mask(paths)
+  return lambda params: jax.tree.map(
+    lambda wide, chosen: wide and chosen,
+    _more_than_one_axis(params),
+    binary_mask(paths)(params),
+  )
+
+
 def make(
   name: str,
   learning_rate: optax.ScalarOrSchedule,
@@ -22,6 +35,7 @@ def make(
   nesterov: bool = False,
   weight_decay: float = 0.0,
   decay_1d: bool = True,
+  decay_paths: str | None = None,
   clip_norm: float | None = None,
   transform: optax.GradientTransformation | None = None,
   tail: optax.GradientTransformation | None = None,
@@ -42,6 +56,8 @@ def make(
     weight_decay: coefficient of the weight decay.
     decay_1d: whether biases, batch-norm parameters and other vectors decay too;
       the reference decays them on CIFAR and not on ImageNet.
+    decay_paths: regular expression of the paths of the parameters that decay,
+      "layer1_block0/conv1/latent"; None for all.
     clip_norm: largest global gradient norm, or None not to clip.
     transform: the method's gradient transformation, or None.
     tail: a transformation of the updates after the learning rate, or None.
@@ -52,7 +68,7 @@ def make(
     The transformation; its `update` needs the parameters.
 
   Raises:
-    ValueError: if `name` is unknown.
+    ValueError: if `name` is unknown; on `init`, if `decay_paths` finds nothing.
 
   Examples:
     >>> import jax.numpy as jnp, optax
@@ -73,8 +89,11 @@ def make(
     )
   decay = []
   if weight_decay:
-    mask = None if decay_1d else _more_than_one_axis
-    decay = [optax.add_decayed_weights(weight_decay, mask=mask)]
+    decay = [
+      optax.add_decayed_weights(
+        weight_decay, mask=_decays(decay_1d, decay_paths)
+      )
+    ]
   if name == "sgd":
     direction = [optax.trace(momentum, nesterov=nesterov)] if momentum else []
   else:

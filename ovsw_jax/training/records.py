@@ -15,6 +15,7 @@ import optax
 from ovsw_jax.training import (
   checkpoint,
   evaluate,
+  networks,
   progress,
   replicas,
   writers,
@@ -121,7 +122,7 @@ class Records:
   ):
     config = run.config
     self._run, self._seeds = run, replicas.seeds(config)
-    self._directory = workdir / evaluate.CHECKPOINTS
+    self._directory = workdir / networks.CHECKPOINTS
     self._writer = writers.MetricsWriter(workdir, step=step)
     # A step takes a batch for each replica.
     self._batch_size = config.train.batch_size * config.replicas

@@ -1,8 +1,9 @@
 """Learning-rate schedules.
 
 The OvSW reference sets the learning rate once an epoch; `cosine_epoch`,
-`constant` and `multistep` do the same and reproduce its tables. `cosine`, the
-default, follows the same curve step by step and falls to zero.
+`constant` and `multistep` do the same and reproduce its tables, `linear` and
+`linear_early` those of ReActNet's family. `cosine`, the default, follows the
+same curve as `cosine_epoch` step by step and falls to zero.
 
 Epoch-wise schedules are tables, computed in float64 on the host and looked up
 on the device: what the device sees is the table rounded once.
@@ -16,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-SCHEDULES = ("cosine", "cosine_epoch", "constant", "multistep")
+SCHEDULES = (
+  "cosine",
+  "cosine_epoch",
+  "constant",
+  "linear",
+  "linear_early",
+  "multistep",
+)
 
 
 def cosine_epoch(
@@ -117,6 +125,35 @@ def multistep_epoch(
   return learning_rate * gamma ** (np.arange(epochs) // every)
 
 
+def linear_epoch(
+  learning_rate: float, epochs: int, *, early: bool = False
+) -> np.ndarray:
+  r"""Linear decay to zero: :math:`\eta (1 - e / E)`.
+
+  Args:
+    learning_rate: value of the first epoch, at least 0.
+    epochs: length of the run, :math:`E \ge 1`.
+    early: :math:`\eta (1 - (e + 1) / E)` instead, which the code of ReActNet
+      and its relatives comes to: the last epoch runs at zero, and only the
+      batch statistics move.
+
+  Returns:
+    The learning rate of every epoch: shape ``(epochs,)``, float64.
+
+  Raises:
+    ValueError: an argument is out of its range.
+
+  Examples:
+    >>> linear_epoch(1.0, 4).tolist()
+    [1.0, 0.75, 0.5, 0.25]
+    >>> linear_epoch(1.0, 4, early=True).tolist()
+    [0.75, 0.5, 0.25, 0.0]
+  """
+  _check(learning_rate=learning_rate)
+  _check_warmup(epochs, 0)
+  return learning_rate * (1 - (np.arange(epochs) + early) / epochs)
+
+
 def by_epoch(table: np.ndarray, steps_per_epoch: int) -> optax.Schedule:
   """A per-epoch table as a function of the step; the last value stays.
 
@@ -205,13 +242,13 @@ def make(
 
   Args:
     name: one of ``SCHEDULES``. ``cosine`` follows the curve by the step and
-      ends at zero; ``cosine_epoch``, ``constant`` and ``multistep`` change once
-      an epoch, as the OvSW reference does.
+      ends at zero; the others change once an epoch, as the published code does.
     learning_rate: peak value, at least 0.
     epochs: length of the run, at least 1.
     steps_per_epoch: updates in an epoch, at least 1.
     warmup_epochs: epochs of linear warm-up, at least 0 and below ``epochs``.
-      ``multistep`` has none and ignores it, as in the reference.
+      ``multistep`` and the linear ones have none and ignore it, as in the
+      published code.
     floor: what ``cosine_epoch`` adds after the warm-up.
     every: epochs between two drops of ``multistep``.
     gamma: factor of a drop of ``multistep``.
@@ -245,6 +282,12 @@ def make(
     ),
     "constant": lambda: by_epoch(
       constant_epoch(learning_rate, epochs, warmup_epochs), steps_per_epoch
+    ),
+    "linear": lambda: by_epoch(
+      linear_epoch(learning_rate, epochs), steps_per_epoch
+    ),
+    "linear_early": lambda: by_epoch(
+      linear_epoch(learning_rate, epochs, early=True), steps_per_epoch
     ),
     "multistep": lambda: by_epoch(
       multistep_epoch(learning_rate, epochs, every, gamma), steps_per_epoch

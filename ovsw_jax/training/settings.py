@@ -11,12 +11,15 @@ from ovsw_jax.training import optimizer
 CONFIG_FILE = "config.json"
 
 # Fields that may differ when a run is resumed: they choose what is kept and how
-# work is cut up, never what is computed. `train.epochs` is not among them: the
-# learning rate of every step depends on it.
+# work is cut up, or say where the same things are now, but never what is
+# computed. `train.epochs` is not among them: the learning rate of every step
+# depends on it.
 FREE_TO_CHANGE = frozenset(
   {
     "data.dir",
     "eval.batch_size",
+    "init_from",
+    "loss.teacher",
     "train.checkpoint_every",
     "train.chunk",
     "train.keep",
@@ -24,8 +27,25 @@ FREE_TO_CHANGE = frozenset(
   }
 )
 
+# What a config may change of a published network; None does not.
+MODEL_OPTIONS = (
+  "activation",
+  "conv_init",
+  "head_init",
+  "last_activation",
+  "shortcut",
+  "stem_activation",
+)
+
 # Fields younger than some workdirs, and what those runs did without them.
-_YOUNGER = {"replicas": 1}
+_YOUNGER: Mapping[str, Any] = {
+  "replicas": 1,
+  "binary_weights": True,
+  "loss.teacher_weight": 1.0,
+  "optimizer.decay_paths": None,
+  "schedule.progress": "step",
+  **{f"model.{option}": None for option in MODEL_OPTIONS},
+}
 
 
 class _Field(NamedTuple):
@@ -50,6 +70,7 @@ _COUNT_OR_NONE = _Field(
 )
 _REAL = (int, float)
 _NOT_NEGATIVE = _Field(_REAL, lambda v: 0 <= v < math.inf, "a number >= 0")
+_SHARE = _Field(_REAL, lambda v: 0 <= v <= 1, "a share in [0, 1]")
 _BELOW_ONE = _Field(_REAL, lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 # Names of models, methods, data sets and schedules are checked by their makers,
@@ -59,7 +80,10 @@ FIELDS: Mapping[str, _Field] = {
   "seed": _FROM_ZERO,
   "replicas": _COUNT,
   "method": _NAME,
+  "binary_weights": _FLAG,
+  "init_from": _TEXT_OR_NONE,
   "model.name": _NAME,
+  **{f"model.{option}": _TEXT_OR_NONE for option in MODEL_OPTIONS},
   "model.dtype": _one_of("float32", "bfloat16"),
   "data.name": _NAME,
   "data.dir": _TEXT_OR_NONE,
@@ -72,17 +96,21 @@ FIELDS: Mapping[str, _Field] = {
   "optimizer.nesterov": _FLAG,
   "optimizer.weight_decay": _NOT_NEGATIVE,
   "optimizer.decay_1d": _FLAG,
+  "optimizer.decay_paths": _TEXT_OR_NONE,
   "optimizer.clip_norm": _Field(
     (int, float, type(None)),
     lambda v: v is None or 0 < v < math.inf,
     "a number > 0, or None",
   ),
   "loss.label_smoothing": _BELOW_ONE,
+  "loss.teacher": _TEXT_OR_NONE,
+  "loss.teacher_weight": _SHARE,
   "schedule.name": _NAME,
   "schedule.warmup_epochs": _FROM_ZERO,
   "schedule.floor": _NOT_NEGATIVE,
   "schedule.every": _COUNT,
   "schedule.gamma": _NOT_NEGATIVE,
+  "schedule.progress": _one_of("epoch", "step"),
   "train.epochs": _COUNT,
   "train.batch_size": _COUNT,
   "train.log_every": _COUNT,
@@ -96,6 +124,23 @@ FIELDS: Mapping[str, _Field] = {
 def resolved(config: Any) -> dict[str, Any]:
   """A config as nested plain dicts, the content of `config.json`."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def with_younger(saved: Mapping[str, Any]) -> dict[str, Any]:
+  """A saved config, flat, with the fields that are younger than it."""
+  return {**_YOUNGER, **flatten(saved)}
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Dotted names as nested dicts; the inverse of `flatten`."""
+  result: dict[str, Any] = {}
+  for name, value in flat.items():
+    *parents, last = name.split(".")
+    node = result
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = value
+  return result
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,7 +160,7 @@ def check(config: Any) -> None:
   values = {
     name: value
     for name, value in flat.items()
-    if not name.startswith("method_args.")
+    if not name.startswith(("method_args.", "stages."))
   }
   if unknown := sorted(values.keys() - FIELDS.keys()):
     raise ValueError(
@@ -141,7 +186,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return _YOUNGER | json.loads(path.read_text())
+    return json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(
       f"{path} is not valid JSON ({error}); choose another --workdir"
@@ -163,7 +208,7 @@ def check_workdir(config: Any, workdir: pathlib.Path) -> None:
         f"{workdir} holds a run but no {CONFIG_FILE}; choose another --workdir"
       )
     return
-  old, new = flatten(saved), flatten(resolved(config))
+  old, new = with_younger(saved), flatten(resolved(config))
   differing = [
     f"{name} is {new.get(name, 'absent')!r} here and "
     f"{old.get(name, 'absent')!r} there"
@@ -198,4 +243,9 @@ def default_workdir(config: Any) -> pathlib.Path:
   """
   last = config.seed + config.replicas - 1
   seeds = f"{config.seed}" if config.replicas == 1 else f"{config.seed}-{last}"
-  return pathlib.Path("runs", config.name, config.method, f"seed{seeds}")
+  # Of a method in a file, the file's name.
+  method = "+".join(
+    pathlib.Path(part).stem if part.endswith(".py") else part
+    for part in config.method.split("+")
+  )
+  return pathlib.Path("runs", config.name, method, f"seed{seeds}")

@@ -6,6 +6,7 @@ and metrics are then averaged over it before anything is updated.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax import data
+from ovsw_jax import data, methods
 from ovsw_jax.training.state import TrainState
 
 # Scalars that the transforms publish in their state, where they are in use.
@@ -34,6 +35,17 @@ class Recipe:
   pad: int = 0  # pixels of zero padding before the random crop
   flip: bool = False  # random horizontal flips
   label_smoothing: float = 0.0
+  # Steps after which the method's schedules move on, an epoch's as published.
+  progress_every: int = 1
+  view: methods.View | None = None  # what training sees for the parameters
+  # Run on all variables before the first step and at each epoch's start.
+  refresh: Callable[[Any, jax.typing.ArrayLike], Any] | None = None
+  teacher: nn.Module | None = None  # frozen; its variables go to `update`
+  teacher_weight: float = 1.0  # its share of the loss, the labels' is the rest
+
+  def progress(self, step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """The share of training that is done, in [0, 1)."""
+    return step // self.progress_every * self.progress_every / self.total_steps
 
 
 def cross_entropy(
@@ -56,6 +68,26 @@ def cross_entropy(
   )
 
 
+def distribution_loss(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+  """Cross-entropy to a teacher's distribution, shape (n,), float32 or wider.
+
+  Args:
+    logits: shape (n, classes).
+    teacher: the teacher's logits, same shape.
+
+  Returns:
+    The loss of each example.
+
+  References:
+    Liu et al., `ReActNet <https://arxiv.org/abs/2003.03488>`_, ECCV 2020, the
+    distributional loss; up to the teacher's entropy it is the KL divergence.
+  """
+  wide = jnp.promote_types(logits.dtype, jnp.float32)
+  return optax.losses.softmax_cross_entropy(
+    logits.astype(wide), jax.nn.softmax(teacher.astype(wide))
+  )
+
+
 def statistics(opt_state: optax.OptState) -> dict[str, jax.Array]:
   """The flip statistics that the optimizer state holds, by name."""
   found = {name: optax.tree.get(opt_state, name) for name in STATISTICS}
@@ -68,6 +100,7 @@ def update(
   labels: jax.Array,
   recipe: Recipe,
   axis_name: str | None = None,
+  teacher: Any = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One optimizer step on normalised images.
 
@@ -77,6 +110,7 @@ def update(
     labels: shape (n,), int32.
     recipe: model, optimizer and constants.
     axis_name: mapped axis to average over, or None.
+    teacher: variables of `recipe.teacher`, if there is one.
 
   Returns:
     The state after the step, and scalar metrics: loss, accuracy, learning rate,
@@ -86,15 +120,24 @@ def update(
   def mean(tree):
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
+  progress, view = recipe.progress(state.step), recipe.view
+
+  def seen(params):
+    return view.apply(params, state.memory, progress) if view else params
+
   def loss_fn(params):
     logits, updates = recipe.model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
+      {**state.variables, "params": seen(params)},
       inputs,
       train=True,
-      progress=state.step / recipe.total_steps,
+      progress=progress,
       mutable=["batch_stats"],
     )
     losses = cross_entropy(logits, labels, recipe.label_smoothing)
+    if recipe.teacher is not None:
+      share = recipe.teacher_weight
+      soft = distribution_loss(logits, _taught(recipe, teacher, inputs))
+      losses = share * soft + (1 - share) * losses
     return jnp.mean(losses), (logits, updates.get("batch_stats", {}))
 
   params = state.params
@@ -106,7 +149,8 @@ def update(
     loss_fn, has_aux=True
   )(params)
   gradient, batch_stats = mean(gradient), mean(batch_stats)
-  updates, opt_state = recipe.tx.update(gradient, state.opt_state, state.params)
+  base = seen(state.params) if view and view.overwrite else state.params
+  updates, opt_state = recipe.tx.update(gradient, state.opt_state, base)
   metrics = {
     "loss": mean(loss),
     "accuracy": mean(jnp.mean(jnp.argmax(logits, axis=-1) == labels)),
@@ -114,13 +158,20 @@ def update(
     "gradient_norm": optax.tree.norm(gradient),
     **statistics(opt_state),
   }
-  state = TrainState(
+  state = state.replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=optax.apply_updates(base, updates),
     batch_stats=batch_stats,
     opt_state=opt_state,
+    memory=view.remember(base, gradient) if view else state.memory,
   )
   return state, metrics
+
+
+def _taught(recipe: Recipe, variables: Any, inputs: jax.Array) -> jax.Array:
+  """The teacher's logits, a constant to the gradient."""
+  logits = recipe.teacher.apply(variables, inputs, train=False, progress=1.0)
+  return jax.lax.stop_gradient(logits)
 
 
 def train_step(
@@ -130,6 +181,7 @@ def train_step(
   key: jax.Array,
   recipe: Recipe,
   axis_name: str | None = None,
+  teacher: Any = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Augments and normalises uint8 images, then `update`.
 
@@ -141,6 +193,7 @@ def train_step(
     recipe: model, optimizer and constants.
     axis_name: mapped axis to average over, or None. Each device then draws its
       own crops and flips.
+    teacher: as of `update`.
 
   Returns:
     As `update`.
@@ -150,12 +203,11 @@ def train_step(
     key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
   images = data.augment(images, key, pad=recipe.pad, flip=recipe.flip)
   inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
-  return update(state, inputs, labels, recipe, axis_name)
+  return update(state, inputs, labels, recipe, axis_name, teacher)
 
 
 def eval_step(
-  params: Any,
-  batch_stats: Any,
+  variables: Any,
   images: jax.Array,
   labels: jax.Array,
   weights: jax.Array,
@@ -164,8 +216,7 @@ def eval_step(
   """Weighted sums of loss and hits over a batch of uint8 images.
 
   Args:
-    params: the model's parameters.
-    batch_stats: its running statistics.
+    variables: of the model, by collection.
     images: shape (n, h, w, c), uint8.
     labels: shape (n,), int32.
     weights: shape (n,), 1 for an example and 0 for padding.
@@ -176,7 +227,7 @@ def eval_step(
   """
   inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
   logits = recipe.model.apply(
-    {"params": params, "batch_stats": batch_stats},
+    variables,
     inputs,
     train=False,
     progress=1.0,
