@@ -8,9 +8,14 @@ a run of seconds that shows that everything works on this machine, and whose
 accuracy means nothing.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 from ovsw_jax import methods
+
+Fields = Mapping[str, Any]  # dotted names of config fields, and their values
 
 
 def parse(arg: str) -> tuple[str, bool]:
@@ -138,6 +143,45 @@ def cifar(name: str, data: str, model: str, arg: str) -> ConfigDict:
   return shrink(config) if smoke else config
 
 
+def published(
+  name: str, method: str, networks: Mapping[str, Fields], arg: str
+) -> ConfigDict:
+  """A method's own recipe on CIFAR-10, for one of the networks it is told for.
+
+  Args:
+    name: of the experiment.
+    method: a key of `ovsw_jax.methods.METHODS`.
+    networks: by name, the fields of a config in which their recipes differ from
+      SGD at batch 128 with a cosine to zero; the first is the default.
+    arg: what stands after the colon: a network, methods whose gradient
+      transformation is added, `smoke`.
+
+  Raises:
+    ValueError: for two networks, or what names no method.
+  """
+  names = [part.strip() for part in (arg or "").split(",") if part.strip()]
+  chosen = [part for part in names if part in networks]
+  if len(chosen) > 1:
+    raise ValueError(
+      f"a run has one network, got {', '.join(chosen)} in {arg!r}"
+    )
+  network = (chosen or list(networks))[0]
+  others = [part for part in names if part not in networks]
+  combined, smoke = parse(",".join([method, *others]))
+  config = experiment(f"{name}_{network}", combined)
+  config.model.name = network if network == "vgg_small" else f"cifar_{network}"
+  config.data.name = "tfds:cifar10"
+  config.data.pad = 4
+  config.data.flip = True
+  config.schedule.name = "cosine_epoch"
+  config.schedule.floor = 0.0
+  config.train.batch_size = 128
+  config.train.log_every = 100
+  config.train.checkpoint_every = 10
+  config.update_from_flattened_dict(networks[network])
+  return shrink(config) if smoke else config
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
   """A run of seconds on the embedded digits, with a name of its own."""
   config.name = f"{config.name}_smoke"
@@ -150,6 +194,6 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.train.checkpoint_every = 1
   config.eval.batch_size = 32
   for stage in config.stages.values():
-    stage.pop("train", None)
-    stage.pop("data", None)
+    for group in {"train", "data"} & set(stage):
+      del stage[group]
   return config

@@ -127,6 +127,17 @@ def test_some_top_level_keys_can_be_read_alone(saved):
     checkpoint.restore_latest(saved, template)
 
 
+def test_variables_need_no_template(saved):
+  state = _state()
+  parts = checkpoint.variables(saved, 10, ("params", "batch_stats", "absent"))
+  assert parts.pop("absent") == {}
+  _assert_same_bits(
+    parts, {"params": state.params, "batch_stats": state.batch_stats}
+  )
+  with pytest.raises(FileNotFoundError, match="No checkpoint of step 11"):
+    checkpoint.variables(saved, 11, ("params",))
+
+
 def test_sharding_of_the_template_is_the_sharding_of_the_result(tmp_path):
   mesh = jax.make_mesh(
     (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)

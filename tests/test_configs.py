@@ -4,11 +4,15 @@ import importlib
 import inspect
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import traverse_util
 
 from configs import base
 from ovsw_jax import methods, models
-from ovsw_jax.training import schedules, settings
+from ovsw_jax import optax as ovsw_optax
+from ovsw_jax.training import networks, schedules, settings, stages
 
 SHARED = {"base", "__init__"}
 NAMES = sorted(
@@ -16,7 +20,13 @@ NAMES = sorted(
   for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
   if path.stem not in SHARED
 )
-CIFAR = [name for name in NAMES if name.startswith("cifar")]
+# Recipes that methods were published with, by the method.
+PUBLISHED = {
+  f"cifar10_{method}": method for method in ("irnet", "rbnn", "recu", "sdbnn")
+}
+STAGED = "cifar10_two_step"
+SINGLE = [name for name in NAMES if name not in PUBLISHED]
+CIFAR = [name for name in SINGLE if name.startswith("cifar") and name != STAGED]
 
 
 def module(name):
@@ -26,7 +36,7 @@ def module(name):
 def test_the_files_are_those_promised():
   networks = ("resnet18", "resnet20", "resnet34", "vgg_small")
   cifar = [f"cifar{n}_{net}" for n in (10, 100) for net in networks]
-  assert sorted([*cifar, "digits"]) == NAMES
+  assert sorted([*cifar, *PUBLISHED, STAGED, "digits"]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,7 +49,7 @@ def test_docstring_is_the_experiments_document(name):
 
 @pytest.mark.parametrize("smoke", ["", "smoke"])
 @pytest.mark.parametrize("method", methods.METHODS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SINGLE)
 def test_config_is_complete_and_valid(name, method, smoke):
   config = module(name).get_config(f"{method},{smoke}")
   config.lock()
@@ -89,7 +99,7 @@ def test_cifar_is_the_authors_recipe(name):
   assert {field: flat[field] for field in recipe} == recipe
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SINGLE)
 def test_only_the_published_setting_goes_without_a_warning(name):
   published = "authors' published" in inspect.getdoc(module(name))
   assert published == (name == "cifar10_resnet20")
@@ -101,17 +111,113 @@ def test_digits_are_never_mirrored():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke_is_small_and_needs_no_download(name):
-  config = module(name).get_config("vanilla, smoke")
+  config = module(name).get_config("ags, smoke")
   assert config.data.name == "digits"
   assert config.train.epochs * config.data.limit <= 64
   assert config.model == module(name).get_config().model
+  for stage in stages.configs(config, pathlib.Path("runs")).values():
+    assert stage.data == config.data
+    assert stage.train == config.train
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_is_complete_for_every_network(name):
+  for network in module(name).NETWORKS:
+    for arg, added in (("", ""), (",ovsw", "+ovsw")):
+      config = module(name).get_config(network + arg)
+      config.lock()
+      settings.check(config)
+      assert config.name == f"{name}_{network}"
+      assert config.method == PUBLISHED[name] + added
+      methods.make(config.method, **config.method_args)
+      assert config.model.name.removeprefix("cifar_") == network
+  with pytest.raises(ValueError, match="one network, got resnet20, vgg_small"):
+    module("cifar10_irnet").get_config("resnet20,vgg_small")
+
+
+def test_published_recipes_are_those_of_the_papers_code():
+  def fields(name, arg, *names):
+    flat = settings.flatten(module(name).get_config(arg).to_dict())
+    return tuple(flat[field] for field in names)
+
+  common = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "train.epochs",
+    "train.batch_size",
+  )
+  t_min = "method_args.t_min"
+  assert fields("cifar10_irnet", "", *common, t_min) == (
+    *(0.1, 1e-4, 400, 128),
+    1e-3,
+  )
+  assert fields("cifar10_irnet", "vgg_small", *common, t_min) == (
+    *(0.007, 1e-4, 300, 128),
+    1e-1,
+  )
+  assert fields("cifar10_sdbnn", "", *common, t_min) == (
+    *(0.11, 1e-4, 500, 128),
+    1e-3,
+  )
+  assert fields("cifar10_sdbnn", "resnet18", *common, t_min) == (
+    *(0.08, 1e-4, 600, 128),
+    1e-3,
+  )
+  assert fields("cifar10_sdbnn", "vgg_small", *common, t_min) == (
+    *(0.08, 1e-4, 400, 128),
+    1e-1,
+  )
+  assert fields("cifar10_recu", "resnet18", *common) == (0.1, 5e-4, 600, 256)
+  assert fields("cifar10_rbnn", "vgg_small", *common) == (0.1, 1e-4, 1000, 256)
+
+
+def test_two_steps_decay_what_the_authors_code_decays():
+  made = stages.configs(module(STAGED).get_config(), pathlib.Path("runs"))
+  decays = {name: stage.optimizer.weight_decay for name, stage in made.items()}
+  assert decays == {"a_teacher": 1e-4, "b_real_weights": 1e-5, "c_binary": 0.0}
+  config = made["c_binary"]
+  method = networks.method(config)
+  model = networks.network(config, method, 10)
+  params = jax.eval_shape(
+    lambda: model.init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )["params"]
+  mask = ovsw_optax.binary_mask(config.optimizer.decay_paths)(params)
+  flat = traverse_util.flatten_dict(mask, sep="/")
+  kinds = {"/".join(path.split("/")[-2:]): on for path, on in flat.items()}
+  assert {kind for kind, on in kinds.items() if on} == {
+    "activation1/input_shift",
+    "activation1/output_shift",
+    "activation_quantizer/shift",
+    "conv1/latent",
+    "shortcut_conv/kernel",
+    "stem_conv/kernel",
+  }
+  assert not kinds["head/kernel"]
+
+
+def test_a_methods_file_and_combinations_are_arguments(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "from ovsw_jax import methods, nn\n"
+    "def method(strength=0.5):\n"
+    "  return methods.Method('mine', nn.BinaryConv)\n"
+  )
+  config = module("digits").get_config(f"{file},ovsw,smoke")
+  assert config.method == f"{file}+ovsw"
+  assert config.method_args.strength == 0.5
+  assert config.method_args.delta == 0.04
+  directory = settings.default_workdir(config)
+  assert directory == pathlib.Path("runs/digits_smoke/mine+ovsw/seed0")
 
 
 @pytest.mark.parametrize(
   ("arg", "message"),
   [
-    ("ovws", r"'ovws'; known: ovsw, ags, .*smoke"),
-    ("ovsw,ags", "one method, got ovsw, ags"),
+    ("ovws", r"'ovws'; known: smoke, .* ags, .* ovsw,"),
+    ("irnet,recu", "'recu' has no gradient transformation to add to 'irnet'"),
+    ("full_precision,ovsw", "'full_precision' has no binary weights"),
   ],
 )
 def test_wrong_argument_is_one_clear_error(arg, message):

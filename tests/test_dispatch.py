@@ -5,7 +5,7 @@ import jax.monitoring
 import numpy as np
 import pytest
 
-from ovsw_jax.training import checkpoint, experiment, loop, records
+from ovsw_jax.training import checkpoint, experiment, loop, networks, records
 from ovsw_jax.training import state as train_state
 from tests.test_loop import lines, smoke
 from tests.test_step import Tiny
@@ -18,7 +18,7 @@ UNEVEN = {"train__chunk": 3, "data__limit": 85, "train__log_every": 1}
 def tiny():
   """A network that compiles in a second, whatever the config says."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(experiment.models, "make", lambda name, **_: Tiny(name=None))
+    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
     yield
 
 

@@ -15,6 +15,7 @@ from ovsw_jax.training import (
   experiment,
   figure,
   loop,
+  networks,
   settings,
 )
 from ovsw_jax.training import state as train_state
@@ -27,7 +28,7 @@ TIMES = ("seconds", "images_per_second")
 def tiny(monkeypatch):
   """A network that compiles in a second, whatever the config says."""
   monkeypatch.setattr(
-    experiment.models, "make", lambda name, **_: Tiny(name=None)
+    networks.models, "make", lambda name, **_: Tiny(name=None)
   )
 
 
@@ -333,7 +334,7 @@ def test_evaluate_without_a_checkpoint_is_one_clear_error(tmp_path):
     ("optimizer.learning_rate", math.nan, r"learning_rate .*got nan"),
     ("optimizer.momentum", 1.0, r"optimizer.momentum .*\[0, 1\), got 1.0"),
     ("loss.label_smoothing", 1.5, r"label_smoothing .*got 1.5"),
-    ("schedule.name", "linear", r"'linear'.*cosine_epoch"),
+    ("schedule.name", "line", r"'line'.*cosine_epoch"),
     ("schedule.warmup_epochs", 2, r"warmup_epochs=2 must be below epochs=2"),
     ("method", "ovws", r"'ovws'.*full_precision"),
     ("method", "vanilla", r"'vanilla' has no argument 'delta'"),

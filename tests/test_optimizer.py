@@ -63,6 +63,20 @@ def test_decay_spares_vectors_when_told_to():
   np.testing.assert_array_equal(spared["norm"]["scale"], [1.0, 3.0])
 
 
+def test_decay_takes_the_paths_it_is_told():
+  zeros = jax.tree.map(np.zeros_like, GRADS)
+  make = lambda **kwargs: optimizer.make("sgd", 1.0, weight_decay=0.1, **kwargs)
+  decayed = jax.tree.map(lambda w: 0.9 * w, PARAMS)
+  scales, _ = run(make(decay_paths="scale$"), grads=zeros)
+  close(scales["norm"]["scale"], decayed["norm"]["scale"], rtol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, scales["conv"], PARAMS["conv"])
+  both, _ = run(make(decay_paths="conv|scale", decay_1d=False), grads=zeros)
+  close(both["conv"], decayed["conv"], rtol=1e-6)
+  np.testing.assert_array_equal(both["norm"]["scale"], [1.0, 3.0])
+  with pytest.raises(ValueError, match="matches none"):
+    run(make(decay_paths="nothing"))
+
+
 def test_ovsw_sees_neither_decay_nor_momentum():
   """AGS scales the loss's gradient; decay joins what SAD hands on."""
   transform = ovsw(0.04, 9e-4)

@@ -17,6 +17,7 @@ from ovsw_jax.training import (
   evaluate,
   experiment,
   loop,
+  networks,
   records,
   replicas,
   settings,
@@ -36,7 +37,7 @@ def several(**fields):
 def tiny():
   """A network that compiles in a second, whatever the config says."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(experiment.models, "make", lambda name, **_: Tiny(name=None))
+    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
     yield
 
 

@@ -37,6 +37,16 @@ def test_tables_equal_the_reference(golden):
   assert len(archive["names"]) == 21
 
 
+def test_linear_is_reactnets_and_its_relatives():
+  """RBONN's steps after an epoch, ReActNet's code before it."""
+  late = [float(_run("linear", step)) for step in range(0, 70, 7)]
+  early = [float(_run("linear_early", step)) for step in range(0, 70, 7)]
+  np.testing.assert_allclose(late, 0.1 * (1 - np.arange(10) / 10), rtol=1e-6)
+  np.testing.assert_allclose(early[:-1], late[1:], rtol=1e-6)
+  assert early[-1] == 0.0
+  assert _run("linear", 6) == _run("linear", 0)
+
+
 def test_made_schedule_equals_the_reference_in_float64(golden, x64):
   del x64
   expected = golden("schedules")["cosine_lr/e600_w5_lr0.1_adj30_g0.1"]
@@ -132,7 +142,7 @@ def test_wrong_values_are_one_clear_error(name, args, message):
     ("cosine_epoch", {"floor": -1e-5}, "floor must be finite and at least 0"),
     ("multistep", {"every": 0}, "every must be at least 1 epoch, got 0"),
     ("multistep", {"gamma": -1.0}, "gamma must be finite and at least 0"),
-    ("linear", {}, "Unknown schedule 'linear'; known.*cosine_epoch.*multistep"),
+    ("line", {}, "Unknown schedule 'line'; known.*cosine_epoch.*multistep"),
   ],
 )
 def test_wrong_values_of_one_schedule(name, args, message):

@@ -222,9 +222,7 @@ def test_eval_counts_no_padding():
   r = recipe()
   s = start(r)
   images, labels = batch(6)
-  sums = jax.jit(
-    functools.partial(step.eval_step, s.params, s.batch_stats, recipe=r)
-  )
+  sums = jax.jit(functools.partial(step.eval_step, s.variables, recipe=r))
   whole = sums(images, labels, jnp.ones(6))
   padded = sums(
     jnp.concatenate([images, images[:2]]),

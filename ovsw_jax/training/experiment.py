@@ -49,7 +49,15 @@ class Experiment(NamedTuple):
 
   def abstract_state(self) -> train_state.TrainState:
     """Its shapes and dtypes."""
-    return jax.eval_shape(self.initial_state)
+    recipe = self.recipe
+    return train_state.abstract(
+      recipe.model,
+      recipe.tx,
+      self.image_shape,
+      self.init_key,
+      view=recipe.view,
+      refresh=recipe.refresh,
+    )
 
 
 def _limited(split: data.Split, limit: int | None) -> data.Split:

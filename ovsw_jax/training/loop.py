@@ -39,7 +39,15 @@ _CHUNK_ELSEWHERE = 50
   donate_argnames="state",
 )
 def train_chunk(
-  state, split, order, key, teacher, *, recipe, batch_size: int, length: int
+  state,
+  split,
+  order,
+  key,
+  teacher=None,
+  *,
+  recipe,
+  batch_size: int,
+  length: int,
 ):
   """`length` steps over an epoch's order; metrics get a last axis of them.
 

@@ -51,7 +51,8 @@ def saved_config(workdir: pathlib.Path, field: str) -> ConfigDict:
       f"{field}={workdir} holds no {what}; train that network first, or give "
       "the workdir of one that is trained"
     )
-  return ConfigDict(settings.nested(settings.with_younger(saved)))
+  whole = settings.nested(settings.with_younger(saved))
+  return ConfigDict({"method_args": {}, **whole})  # none have no dotted names
 
 
 def saved_variables(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:

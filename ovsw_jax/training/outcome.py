@@ -45,10 +45,18 @@ def header(
   )
   cache = compilation_cache.in_use()
   arguments = ", ".join(f"{k}={v}" for k, v in config.method_args.items())
+  step = "" if config.binary_weights else ", real weights"
+  binary *= run.binary  # latent weights of a first step are real ones
+  taught = {}
+  if config.loss.teacher is not None:
+    taught["teacher"] = (
+      f"{config.loss.teacher}, {config.loss.teacher_weight:.0%} of the loss"
+    )
   lines = {
     "config": f"{config.name}, {_seeds(replicas.seeds(config))}",
-    "method": f"{config.method}({arguments})",
+    "method": f"{config.method}({arguments}){step}",
     "model": f"{config.model.name}, {total:,} parameters, {binary:,} binary",
+    **taught,
     "data": f"{dataset.name}, {len(dataset.train.labels):,} training and "
     f"{len(dataset.test.labels):,} test images of "
     f"{'x'.join(map(str, run.image_shape))}",

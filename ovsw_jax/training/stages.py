@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ovsw_jax import methods
 from ovsw_jax.training import checkpoint, evaluate, loop, networks, settings
 from ovsw_jax.training import state as train_state
 
@@ -29,6 +30,11 @@ def configs(config: Any, workdir: pathlib.Path) -> dict[str, ConfigDict]:
   for name in sorted(config.stages):
     stage = config.copy_and_resolve_references()
     stage.stages = ConfigDict()
+    if "method" in config.stages[name]:
+      # Before what the stage says of them.
+      stage.method_args = ConfigDict(
+        methods.defaults(config.stages[name].method)
+      )
     for field, value in settings.flatten(config.stages[name].to_dict()).items():
       if field in _PLACES and value in made:
         value = str(workdir / value)

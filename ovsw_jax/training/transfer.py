@@ -94,7 +94,7 @@ def begin(
   except ValueError as error:
     raise ValueError(f"init_from={origin}: {error}") from error
   settings.write_json(workdir / REPORT_FILE, {"step": step, **report._asdict()})
-  print(f"{'loaded':8} {text(report)} of {origin}, step {step}")
+  print(f"{'begins':8} with step {step} of {origin}: {text(report)}")
 
   def anew(variables):
     return train_state.beginning(
@@ -106,7 +106,7 @@ def begin(
 
 def text(report: Report) -> str:
   """A report in a line."""
-  parts = [f"{len(report.loaded)} arrays"]
+  parts = [f"{len(report.loaded)} arrays loaded"]
   for words, names in (
     ("new here", report.new),
     ("of another shape", report.other_shape),
