@@ -4,9 +4,9 @@
   python main.py --config=configs/digits.py:vanilla --config.seed=1
   python main.py --config=configs/digits.py --mode=evaluate
 
-After the colon: a method (ovsw, ags, sad, vanilla, full_precision), `smoke` for
-a run of seconds, or both. Set fields as in --config.train.epochs=30. The same
-command again resumes. --verbosity=0 tells more, 1 adds tracebacks to errors.
+After the colon: a method (ovsw, vanilla, irnet ... or a file), `,ovsw` to add its
+gradient transformation, `smoke` for a run of seconds. Set fields as in
+--config.train.epochs=30. The same command resumes. --verbosity=1: tracebacks.
 """
 
 import sys

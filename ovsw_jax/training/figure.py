@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from ovsw_jax import analysis
+from ovsw_jax import optax as transforms
 from ovsw_jax.analysis import run
 from ovsw_jax.training import replicas, settings
 from ovsw_jax.training import state as train_state
@@ -27,8 +28,12 @@ def save_weights(
   seeds, and its histogram is the first seed's.
   """
   state = replicas.first(state, count)
-  # Leaves that are masked out of the statistics have none here.
-  flips = jax.tree.leaves_with_path(optax.tree.get(state.opt_state, "flips"))
+  # Leaves that are masked out of the statistics have none here; of a network
+  # without bits there are no statistics.
+  counted = optax.tree.get(state.opt_state, "flips_code") is not None
+  flips = jax.tree.leaves_with_path(
+    transforms.flips(state.opt_state) if counted else None
+  )
   latent = dict(jax.tree.leaves_with_path(state.params))
   run.save_weights(
     workdir,

@@ -104,7 +104,8 @@ def make(
   if transform is not None:
     chain.append(transform)
   if binary:
-    chain.append(sign_flips(mask=binary_mask()))
+    # All that is recorded is exact in two bytes a weight.
+    chain.append(sign_flips(state="compact", mask=binary_mask()))
   chain += direction + decay if name == "adamw" else decay + direction
   chain.append(optax.scale_by_learning_rate(learning_rate))
   if tail is not None:
