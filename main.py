@@ -4,8 +4,8 @@
   python main.py --config=configs/digits.py:vanilla --config.seed=1
   python main.py --config=configs/digits.py --mode=evaluate
 
-After the colon: a method (ovsw, vanilla, irnet ... or a file), `,ovsw` to add its
-gradient transformation, `smoke` for a run of seconds. Set fields as in
+After the colon: a method (ovsw, vanilla, irnet ... or a file), `,ovsw` to add
+its gradient transformation, `smoke` for a run of seconds. Set fields as in
 --config.train.epochs=30. The same command resumes. --verbosity=1: tracebacks.
 """
 
