@@ -111,6 +111,9 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.train = ConfigDict()
   config.train.epochs = 20
   config.train.batch_size = 64
+  # Steps in a row that may be skipped because loss or gradient are not finite;
+  # 0 stops at the first.
+  config.train.skip_non_finite = 0
   config.train.log_every = 10  # steps between lines of metrics.jsonl
   config.train.checkpoint_every = 1  # epochs
   config.train.keep = 2  # checkpoints

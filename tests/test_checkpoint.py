@@ -258,14 +258,44 @@ def test_a_changed_manifest_is_damage_and_not_another_tree(saved, tmp_path):
       checkpoint.restore_latest(directory, _abstract(_state()))
 
 
-def test_a_damaged_newest_checkpoint_names_the_one_before(tmp_path):
-  for step in (3, 5):
-    checkpoint.save(tmp_path, step, {"x": jnp.arange(4)}, keep=2)
+def _saved_thrice(directory):
+  for step in (3, 5, 7):
+    checkpoint.save(directory, step, {"x": jnp.arange(4) + step}, keep=3)
+
+
+def test_damaged_checkpoints_are_put_aside_for_the_good_one_before(tmp_path):
+  _saved_thrice(tmp_path)
+  for step in (5, 7):
+    os.truncate(tmp_path / str(step) / "state" / "manifest.ocdbt", 0)
+  with pytest.warns(
+    UserWarning, match=r"(5|7) is damaged .* from step 3\."
+  ) as w:
+    step, tree = checkpoint.restore_latest(tmp_path, {"x": jnp.arange(4)})
+  assert (step, len(w)) == (3, 2)
+  np.testing.assert_array_equal(tree["x"], np.arange(4) + 3)
+  assert checkpoint.steps(tmp_path) == [3]
+  # They stay, for whoever wants to look, and a second one of a step as well.
+  checkpoint.save(tmp_path, 5, {"x": jnp.arange(4)}, keep=3)
+  assert (tmp_path / "5.damaged").is_dir() and (tmp_path / "7.damaged").is_dir()
   os.truncate(tmp_path / "5" / "state" / "manifest.ocdbt", 0)
-  message = r"5 is damaged .* Remove that directory to go on from step 3\."
-  with pytest.raises(ValueError, match=message):
+  with pytest.warns(UserWarning, match=r"It is now .*5\.damaged1"):
     checkpoint.restore_latest(tmp_path, {"x": jnp.arange(4)})
-  assert checkpoint.steps(tmp_path) == [3, 5]
+
+
+def test_where_all_are_damaged_nothing_is_moved(tmp_path):
+  _saved_thrice(tmp_path)
+  for step in (3, 5, 7):
+    os.truncate(tmp_path / str(step) / "state" / "manifest.ocdbt", 0)
+  with pytest.raises(ValueError, match=r"7 is damaged .* go on from step 5\."):
+    checkpoint.restore_latest(tmp_path, {"x": jnp.arange(4)})
+  assert checkpoint.steps(tmp_path) == [3, 5, 7]
+
+
+def test_another_trees_checkpoint_is_no_reason_to_go_back(tmp_path):
+  _saved_thrice(tmp_path)
+  with pytest.raises(ValueError, match="7"):
+    checkpoint.restore_latest(tmp_path, {"y": jnp.arange(4)})
+  assert checkpoint.steps(tmp_path) == [3, 5, 7]
 
 
 @pytest.mark.parametrize("content", [{}, {"10/notes.txt": "hello"}])

@@ -11,10 +11,12 @@ before Orbax reads anything: what is restored is the saved bits, or one error.
 Paths are local or mounted; `save` and `restore` are called by every process.
 """
 
+import itertools
 import json
 import logging
 import pathlib
 import shutil
+import warnings
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -27,7 +29,12 @@ from orbax.checkpoint import v1 as ocp
 
 _FORMAT = "ovsw_jax checkpoint 1"
 _MANIFEST = "manifest.json"
+_DAMAGED = ".damaged"
 _TEMPORARY = (".writing", ".deleted")  # and Orbax's own, "....writing.orbax..."
+
+
+class DamagedError(ValueError):
+  """A checkpoint that is not what was written."""
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -113,20 +120,47 @@ def steps(directory) -> list[int]:
 
 
 def restore_latest(directory, template: Any) -> tuple[int, Any] | None:
-  """The newest checkpoint as `(step, tree)`; None if there is none.
+  """The newest good checkpoint as `(step, tree)`; None if there is none.
+
+  A damaged one is put aside as `<step>.damaged`, with a warning, if there is a
+  good one before it.
 
   Args:
     directory: where the run's checkpoints are.
     template: the whole tree, of arrays or `jax.ShapeDtypeStruct`s.
 
   Raises:
-    ValueError: the checkpoint is damaged, or not one of such a tree.
+    ValueError: all checkpoints are damaged, or the newest good one is not one
+      of such a tree.
   """
+  directory = pathlib.Path(directory)
   present = steps(directory)
-  if not present:
-    return None
-  step = present[-1]
-  return step, _restore(directory, step, template, whole=True)
+  damaged: list[tuple[int, DamagedError]] = []
+  for step in reversed(present):
+    try:
+      restored = _restore(directory, step, template, whole=True)
+    except DamagedError as error:
+      damaged.append((step, error))
+      continue
+    for bad, error in damaged:
+      aside = _free(directory / f"{bad}{_DAMAGED}")
+      if jax.process_index() == 0:
+        (directory / str(bad)).rename(aside)
+      warnings.warn(
+        f"{str(error).split(' Remove')[0]} It is now {aside}; the run goes on "
+        f"from step {step}.",
+        stacklevel=2,
+      )
+    return step, restored
+  if damaged:
+    raise damaged[0][1]
+  return None
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+  """A path like this one at which nothing is."""
+  tried = (path.with_name(f"{path.name}{n or ''}") for n in itertools.count())
+  return next(other for other in tried if not other.exists())
 
 
 def restore(directory, step: int, template: Any) -> Any:
@@ -227,7 +261,7 @@ def _damaged(directory: pathlib.Path, step: int, error: Exception):
   """Whatever went wrong in reading, as one error with the way out."""
   earlier = [other for other in steps(directory) if other < step]
   outcome = f"go on from step {earlier[-1]}" if earlier else "start anew"
-  return ValueError(
+  return DamagedError(
     f"Checkpoint {directory / str(step)} is damaged or was not written by"
     f" ovsw_jax: {_first_line(error)} Remove that directory to {outcome}."
   )

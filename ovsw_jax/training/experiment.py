@@ -148,6 +148,7 @@ def build(config: Any, *, train: bool = True) -> Experiment:
     flip=config.data.flip,
     label_smoothing=config.loss.label_smoothing,
     progress_every=steps_per_epoch if by_epoch else 1,
+    skip_non_finite=config.train.skip_non_finite > 0,
     view=method.view,
     refresh=method.refresh,
     teacher=teacher,

@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
+import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -15,9 +17,11 @@ from ovsw_jax.training import (
   experiment,
   networks,
   outcome,
+  preemption,
   replicas,
   settings,
   transfer,
+  workdir_lock,
 )
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.records import Records, layers, snapshot
@@ -109,6 +113,19 @@ def chunk_lengths(steps: int, chunk: int) -> list[int]:
   return [chunk] * (steps // chunk) + [rest] * (rest > 0)
 
 
+def _lengths_left(steps: int, chunk: int, offset: int) -> list[int]:
+  """The dispatches of an epoch of which `offset` steps are made.
+
+  They are those of the whole epoch where a dispatch ended there, as rounding
+  may depend on how steps are put together.
+  """
+  lengths = chunk_lengths(steps, chunk)
+  ends = list(itertools.accumulate(lengths, initial=0))
+  if offset in ends:
+    return lengths[ends.index(offset) :]
+  return chunk_lengths(steps - offset, chunk)
+
+
 @contextlib.contextmanager
 def _memory_error_with_remedy(config: Any):
   """What a device says of its memory, as an error that says what to change."""
@@ -161,14 +178,16 @@ def train_and_evaluate(
     step, state = restored or (0, run.initial_state())
     if result is not None and step == run.recipe.total_steps:
       return state
-    settings.write(config, workdir)
-    print(outcome.header(run, state, workdir))
-    if restored is None and config.init_from is not None:
-      state = transfer.begin(run, state, workdir)
-    if step:
-      epoch = step // run.steps_per_epoch
-      print(f"resumes  after epoch {epoch}, step {step}")
-    return _run(run, state, step, workdir, began)
+    with workdir_lock.held(workdir):
+      settings.write(config, workdir)
+      print(outcome.header(run, state, workdir))
+      if restored is None and config.init_from is not None:
+        state = transfer.begin(run, state, workdir)
+      if step:
+        epoch, more = divmod(step, run.steps_per_epoch)
+        amid = f" and {more} steps" if more else ""
+        print(f"resumes  after epoch {epoch}{amid}, step {step}")
+      return _run(run, state, step, workdir, began)
 
 
 def _run(run, state, step: int, workdir: pathlib.Path, began: float):
@@ -185,16 +204,25 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
       config.replicas,
     )
 
-  with Records(run, workdir, step, began) as records:
+  with (
+    Records(run, workdir, step, began) as records,
+    preemption.Preemption() as stop,
+  ):
     for epoch in range(step // run.steps_per_epoch, config.train.epochs):
-      state = _train_epoch(run, state, train, epoch, records)
+      state, step = _train_epoch(run, state, train, step, records, stop)
+      if step % run.steps_per_epoch:
+        records.flush()
+        records.save_amid_epoch(step, snapshot(state))
+        _stop(step, workdir)
       done = epoch + 1
-      due = done == config.train.epochs or not (
-        done % config.train.checkpoint_every
-      )
+      last, stopping = done == config.train.epochs, stop.requested(step)
+      due = last or stopping or not done % config.train.checkpoint_every
       # Copies, since the next dispatch is given the state's own buffers.
       kept = snapshot((layers(state.opt_state), state if due else None))
       records.end_epoch(done, test_means(state), *kept)
+      if stopping and not last:
+        records.flush()
+        _stop(step, workdir)
     records.flush()
   # A run that was stopped between its last checkpoint and here has none.
   means = records.test or jax.device_get(test_means(state))
@@ -205,17 +233,24 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
   return state
 
 
-def _train_epoch(run, state, train, epoch: int, records: Records):
-  config = run.config
+def _stop(step: int, workdir: pathlib.Path) -> NoReturn:
+  """Ends the process, now that the state is saved."""
+  print(f"stopped at step {step} of {workdir}; the same command goes on")
+  sys.exit(preemption.STATUS)
+
+
+def _train_epoch(run, state, train, step: int, records: Records, stop):
+  """To the epoch's end, or to where it is stopped; the state and its step."""
+  config, epoch = run.config, step // run.steps_per_epoch
   chunk = config.train.chunk or _CHUNK.get(
     jax.default_backend(), _CHUNK_ELSEWHERE
   )
   order = epoch_order(run.order_key, epoch, n=len(train.labels))
-  step = epoch * run.steps_per_epoch
+  offset = step % run.steps_per_epoch
   # Before the first epoch, the initial state was refreshed.
-  if epoch and run.recipe.refresh is not None:
+  if epoch and not offset and run.recipe.refresh is not None:
     state = refreshed(state, recipe=run.recipe, count=config.replicas)
-  for length in chunk_lengths(run.steps_per_epoch, chunk):
+  for length in _lengths_left(run.steps_per_epoch, chunk, offset):
     state, metrics = train_chunk(
       state,
       train,
@@ -228,4 +263,6 @@ def _train_epoch(run, state, train, epoch: int, records: Records):
     )
     records.put(step, length, metrics)
     step += length
-  return state
+    if step % run.steps_per_epoch and stop.requested(step):
+      break
+  return state, step

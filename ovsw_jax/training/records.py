@@ -21,6 +21,7 @@ from ovsw_jax.training import (
   writers,
 )
 from ovsw_jax.training.experiment import Experiment
+from ovsw_jax.training.saver import Saver
 from ovsw_jax.training.state import TrainState
 
 # Per-layer statistics of the optimizer state, under their names in the record.
@@ -30,6 +31,10 @@ _PER_LAYER = {
   "silent_fraction": "silent_fraction_per_leaf",
   "never_flipped_fraction": "never_flipped_fraction_per_leaf",
 }
+
+
+# Metrics of an epoch that was stopped in its midst.
+SO_FAR_FILE = "epoch_so_far.npz"
 
 
 @jax.jit
@@ -122,6 +127,7 @@ class Records:
   ):
     config = run.config
     self._run, self._seeds = run, replicas.seeds(config)
+    self._workdir = workdir
     self._directory = workdir / networks.CHECKPOINTS
     self._writer = writers.MetricsWriter(workdir, step=step)
     # A step takes a batch for each replica.
@@ -133,7 +139,10 @@ class Records:
       steps_per_epoch=run.steps_per_epoch,
     )
     self._unread: collections.deque[Callable[[], None]] = collections.deque()
-    self._chunks: list[dict[str, np.ndarray]] = []
+    # Of the epoch that is under way, those before a stop in it included.
+    self._chunks = _read_so_far(workdir, step)
+    self._skipped = np.zeros(config.replicas, int)  # in a row, by replica
+    self._saver = Saver(self._directory, config.train.keep)
     self._began, self._dispatched = began, False
     self._clock = self._epoch_began = time.perf_counter()
     self.seconds_to_first_step: float | None = None
@@ -145,6 +154,7 @@ class Records:
   def __exit__(self, *_):
     self._bar.close()
     self._writer.close()
+    self._saver.close()
 
   def put(self, step: int, length: int, metrics: Any) -> None:
     """Takes metrics not yet computed, and reads what it was given before."""
@@ -163,8 +173,15 @@ class Records:
     )
 
   def flush(self) -> None:
-    """Reads what is left, at the end of the run."""
+    """Reads what is left and waits for what is saved, at the end of the run."""
     self._read_all_but(0)
+    self._saver.wait()
+
+  def save_amid_epoch(self, step: int, state: TrainState) -> None:
+    """Saves a state within an epoch, and what the epoch has come to so far."""
+    _write_so_far(self._workdir, step, self._chunks)
+    self._saver.save(step, state)
+    self._saver.wait()
 
   def _read_all_but(self, count: int) -> None:
     while len(self._unread) > count:
@@ -173,8 +190,13 @@ class Records:
   def _end_epoch(self, epoch: int, test: Any, layers: Any, state: Any) -> None:
     config = self._run.config
     by_replica = {
-      name: np.concatenate([c[name] for c in self._chunks], axis=-1).mean(-1)
+      name: np.concatenate([c[name] for c in self._chunks], axis=-1)
       for name in self._chunks[0]
+    }
+    skipped = by_replica.get("skipped")
+    by_replica = {
+      name: _mean_of_made(value, None if name == "skipped" else skipped)
+      for name, value in by_replica.items()
     }
     means = replicas.spread(by_replica)
     self.test = jax.device_get(test)
@@ -192,7 +214,11 @@ class Records:
       }
     )
     self._chunks = []
-    renamed = {"loss": "train_loss", "accuracy": "train_accuracy"}
+    renamed = {
+      "loss": "train_loss",
+      "accuracy": "train_accuracy",
+      "skipped": "skipped_fraction",
+    }
     record = {
       **evaluate.numbers(self.test),
       **_chosen(means, renamed | {"flip_rate": "flip_rate"}),
@@ -203,7 +229,22 @@ class Records:
       self._writer.write("layers", step, epoch, _by_path(layers))
     self._bar.line(epoch_line(epoch, config.train.epochs, record))
     if state is not None:
-      checkpoint.save(self._directory, step, state, keep=config.train.keep)
+      self._saver.save(step, state)
+
+  def _check_skipped(self, values: dict[str, np.ndarray], first: int) -> None:
+    """Raises FloatingPointError once too many steps in a row were skipped."""
+    most = self._run.config.train.skip_non_finite
+    for offset, skipped in enumerate(np.atleast_2d(values["skipped"]).T):
+      self._skipped = np.where(skipped > 0, self._skipped + 1, 0)
+      if self._skipped.max() > most:
+        seed = self._seeds[int(self._skipped.argmax())]
+        whose = f" of seed {seed}" if len(self._seeds) > 1 else ""
+        raise FloatingPointError(
+          f"loss or gradient{whose} were not finite at {self._skipped.max()} "
+          f"steps in a row, the last of them step {first + offset + 1}; "
+          f"train.skip_non_finite={most} allows no more. Lower "
+          "optimizer.learning_rate, or set optimizer.clip_norm"
+        )
 
   def _read(self, first_step: int, length: int, metrics: Any) -> None:
     values = jax.device_get(metrics)
@@ -211,7 +252,10 @@ class Records:
     config, steps_per_epoch = self._run.config, self._run.steps_per_epoch
     rate = length * self._batch_size / max(now - self._clock, 1e-9)
     self._clock = now
-    check_finite(values, first_step, self._directory, self._seeds)
+    if "skipped" in values:
+      self._check_skipped(values, first_step)
+    else:
+      check_finite(values, first_step, self._directory, self._seeds)
     self._chunks.append(values)
     # Of shape (steps,) from here on.
     values = {k: replicas.mean(v, ndim=1) for k, v in values.items()}
@@ -231,6 +275,37 @@ class Records:
         f"{steps} after {self.seconds_to_first_step:.1f} s, data and "
         "compilation included"
       )
+
+
+def _mean_of_made(values: np.ndarray, skipped: np.ndarray | None) -> np.ndarray:
+  """The mean over the last axis, without the steps that were skipped."""
+  if skipped is None or not skipped.any():
+    return values.mean(-1)
+  made = 1 - skipped
+  # A skipped step's value may be no number, and 0 * nan is none either.
+  total = np.where(made > 0, values, 0).sum(-1, dtype=values.dtype)
+  return total / np.maximum(made.sum(-1), 1)
+
+
+def _read_so_far(workdir: pathlib.Path, step: int) -> list[dict]:
+  """What an epoch that was stopped at `step` came to; nothing for another."""
+  path = workdir / SO_FAR_FILE
+  if not path.exists():
+    return []
+  with np.load(path) as saved:
+    values = dict(saved)
+  return [values] if int(values.pop("step")) == step else []
+
+
+def _write_so_far(workdir: pathlib.Path, step: int, chunks: list[dict]) -> None:
+  values = {
+    name: np.concatenate([chunk[name] for chunk in chunks], axis=-1)
+    for name in chunks[0]
+  }
+  path = workdir / SO_FAR_FILE
+  temporary = path.with_name(f"writing_{SO_FAR_FILE}")
+  np.savez(temporary, step=step, **values)
+  temporary.replace(path)
 
 
 def _chosen(means: dict[str, float], names: dict[str, str]) -> dict[str, float]:

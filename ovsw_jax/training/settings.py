@@ -44,6 +44,7 @@ _YOUNGER: Mapping[str, Any] = {
   "loss.teacher_weight": 1.0,
   "optimizer.decay_paths": None,
   "schedule.progress": "step",
+  "train.skip_non_finite": 0,
   **{f"model.{option}": None for option in MODEL_OPTIONS},
 }
 
@@ -113,6 +114,7 @@ FIELDS: Mapping[str, _Field] = {
   "schedule.progress": _one_of("epoch", "step"),
   "train.epochs": _COUNT,
   "train.batch_size": _COUNT,
+  "train.skip_non_finite": _FROM_ZERO,
   "train.log_every": _COUNT,
   "train.checkpoint_every": _COUNT,
   "train.keep": _COUNT,

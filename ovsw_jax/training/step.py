@@ -6,6 +6,7 @@ and metrics are then averaged over it before anything is updated.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,8 @@ class Recipe:
   view: methods.View | None = None  # what training sees for the parameters
   # Run on all variables before the first step and at each epoch's start.
   refresh: Callable[[Any, jax.typing.ArrayLike], Any] | None = None
+  # Whether a step whose loss or gradient is not finite leaves the state alone.
+  skip_non_finite: bool = False
   teacher: nn.Module | None = None  # frozen; its variables go to `update`
   teacher_weight: float = 1.0  # its share of the loss, the labels' is the rest
 
@@ -158,14 +161,18 @@ def update(
     "gradient_norm": optax.tree.norm(gradient),
     **statistics(opt_state),
   }
-  state = state.replace(
-    step=state.step + 1,
+  after = state.replace(
     params=optax.apply_updates(base, updates),
     batch_stats=batch_stats,
     opt_state=opt_state,
     memory=view.remember(base, gradient) if view else state.memory,
   )
-  return state, metrics
+  if recipe.skip_non_finite:
+    finite = jnp.isfinite(metrics["loss"] + metrics["gradient_norm"])
+    keep = functools.partial(jnp.where, finite)
+    after = jax.tree.map(keep, after, state)
+    metrics["skipped"] = 1.0 - finite.astype(loss.dtype)
+  return after.replace(step=state.step + 1), metrics
 
 
 def _taught(recipe: Recipe, variables: Any, inputs: jax.Array) -> jax.Array:
