@@ -48,10 +48,23 @@ def histogram(
   )
 
 
+def peak(layers: Mapping[str, Histogram]) -> float:
+  """The highest share of a layer that one bin holds, in percent."""
+  return max(
+    100 * float(counts.max()) / max(int(counts.sum()), 1)
+    for layer in layers.values()
+    for counts in (layer.everything, layer.initial)
+    if counts is not None
+  )
+
+
 def histograms(
-  layers: Mapping[str, Histogram], colour: str, theme: Theme
+  layers: Mapping[str, Histogram], colour: str, theme: Theme, top: float
 ) -> Figure:
-  """For each layer its latent weights; filled, those that never flipped."""
+  """For each layer its latent weights; filled, those that never flipped.
+
+  `top` is where the vertical axes end, in percent, so that figures can agree.
+  """
   columns = min(_COLUMNS, len(layers))
   rows = math.ceil(len(layers) / columns)
   figure = canvas(theme, 0.7 + 1.55 * rows)
@@ -100,6 +113,7 @@ def histograms(
       )
     axes.tick_params(labelsize=8)
     axes.set_xlim(EDGES[0], EDGES[-1])
+    axes.set_ylim(0, top)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
   for axes in panels.flat[: len(layers)][-columns:]:
     axes.tick_params(labelbottom=True)
@@ -113,8 +127,14 @@ def histograms(
   return figure
 
 
-def heat_maps(group: Group, theme: Theme) -> Figure | None:
-  """Flip rate and never-flipped share of each layer over the epochs."""
+def heat_maps(
+  group: Group, theme: Theme, limits: tuple[float, float]
+) -> Figure | None:
+  """Flip rate and never-flipped share of each layer over the epochs.
+
+  `limits` are where the colours of the flip rate begin and end, in percent, so
+  that figures can agree; see `flip_limits`.
+  """
   flip_rate = by_layer(group, "flip_rate")
   never = by_layer(group, "never_flipped_fraction")
   if flip_rate is None or never is None:
@@ -122,28 +142,36 @@ def heat_maps(group: Group, theme: Theme) -> Figure | None:
   figure = canvas(theme, 1.5 + 0.17 * len(flip_rate[0]))
   left, right = figure.subplots(1, 2, sharey=True)
   layers, epochs, rates = flip_rate
-  positive = rates[rates > 0]
-  low = 100 * positive.min() if positive.size else 1e-4
-  high = max(100 * rates.max(), 1.01 * low)
   _heat(
     figure,
     left,
     (layers, epochs, 100 * np.where(rates > 0, rates, np.nan)),
     theme,
     "Flip rate in an epoch's last step",
-    "weights that flip (%); blank: none",
-    LogNorm(low, high),
+    "weights that flip (%); grey: none",
+    LogNorm(*limits),
   )
+  layers, epochs, shares = never
   _heat(
     figure,
     right,
-    (never[0], never[1], 100 * never[2]),
+    (layers, epochs, 100 * shares),
     theme,
     "Never flipped since init",
     "weights of the layer (%)",
     Normalize(0, 100),
   )
   return figure
+
+
+def flip_limits(groups: Sequence[Group]) -> tuple[float, float]:
+  """The lowest and highest flip rates of any layer, in percent, 0 aside."""
+  found = [by_layer(group, "flip_rate") for group in groups]
+  rates = [100 * one[2][one[2] > 0] for one in found if one is not None]
+  rates = np.concatenate(rates) if rates else np.zeros(0)
+  if not rates.size:
+    return 1e-3, 1.0
+  return float(rates.min()), float(max(rates.max(), 1.01 * rates.min()))
 
 
 def ags_ratios(
@@ -227,7 +255,7 @@ def short(layer: str) -> str:
 
 def _heat(figure, axes, matrix, theme, title, unit, norm) -> None:
   layers, epochs, values = matrix
-  colours = matplotlib.colormaps[theme.heat].with_extremes(bad=theme.page)
+  colours = matplotlib.colormaps["viridis"].with_extremes(bad=theme.faint)
   # A cell for every epoch; a run of many has cells of less than a pixel.
   edges = np.append(np.array(epochs) - 0.5, epochs[-1] + 0.5)
   mesh = axes.pcolormesh(

@@ -55,7 +55,8 @@ def report(
   if out.suffix != ".html":
     raise ValueError(f"out={str(out)!r} must end in .html.")
   groups = group(_members([workdir, *compare]))
-  title = " and ".join(one.label for one in groups)
+  labels = [one.label for one in groups]
+  title = " and ".join(labels if len(labels) < 4 else [f"{len(labels)} groups"])
   model = groups[0].members[0].config.get("model.name", "a network")
   data = groups[0].members[0].config.get("data.name", "its data")
   drawn: list[page.Chart] = []
@@ -117,56 +118,65 @@ def _overview(groups: list[Group], drawn: list[page.Chart]) -> list[str]:
       drawn,
       "ags",
       lambda theme: layer_charts.ags_ratios(groups, styles, theme),
-      "What AGS sees, by layer: hollow after the first epoch, filled after the"
-      " last. Filters left of delta are scaled up to it.",
+      "What AGS sees: the mean over each layer's filters, hollow in the last"
+      " step of the first epoch, filled in that of the last. AGS lifts the"
+      " gradient of every filter below delta to delta.",
     ),
   ]
   return [part for part in parts if part]
 
 
 def _by_layer(groups: list[Group], drawn: list[page.Chart]) -> list[str]:
+  """What each group's layers look like, all groups on the same scales."""
+  found = [read_layers(one.members[0]) for one in groups]
+  limits = layer_charts.flip_limits(groups)
+  peaks = [layer_charts.peak(each.histograms) for each in found if each]
+  top = 1.1 * max(peaks, default=1.0)
   parts = []
-  styles = lines([one.method for one in groups])
-  for place, (one, style) in enumerate(zip(groups, styles, strict=True)):
-    layers = read_layers(one.members[0])
-    own = _layers(one, style, layers, place, drawn)
-    if own:
-      whose = f", seed {one.seeds[0]}" if len(one.seeds) > 1 else ""
+  for place, (one, style, layers) in enumerate(
+    zip(groups, lines([g.method for g in groups]), found, strict=True)
+  ):
+    own = [
+      _picture(
+        drawn,
+        f"heat_{place}",
+        lambda theme, one=one: layer_charts.heat_maps(one, theme, limits),
+        "Flips by layer and epoch, the first layer at the top. The flip rate is"
+        " that of a single step, the last of each epoch.",
+      ),
+      *_weights(one, style, layers, top, f"histograms_{place}", drawn),
+    ]
+    if any(own):
+      whose = f", seed {one.members[0].seeds[0]}" if len(one.seeds) > 1 else ""
       parts += [page.heading(f"Layers: {one.label}{whose}"), *own]
   return parts
 
 
-def _layers(
+def _weights(
   one: Group,
   style: Line,
   layers: Layers | None,
-  place: int,
+  top: float,
+  name: str,
   drawn: list[page.Chart],
 ) -> list[str]:
+  if layers is None:
+    return []
   parts = [
     _picture(
       drawn,
-      f"heat_{place}",
-      lambda theme: layer_charts.heat_maps(one, theme),
-      "Flips by layer and epoch, the first layer at the top. The flip rate is"
-      " that of a single step, the last of each epoch.",
+      name,
+      lambda theme: layer_charts.histograms(
+        layers.histograms, style.colour, theme, top
+      ),
+      "Latent weights of each layer and, filled, those that never changed"
+      f" sign, after Figure 1 of the paper. From {layers.source}.",
     )
   ]
-  if layers is not None:
-    shown = layers.histograms
-    parts.append(
-      _picture(
-        drawn,
-        f"histograms_{place}",
-        lambda theme: layer_charts.histograms(shown, style.colour, theme),
-        "Latent weights of each layer and, filled, those that never changed"
-        f" sign, after Figure 1 of the paper. From {layers.source}.",
-      )
-    )
-  if layers is not None and layers.statistics:
+  if layers.statistics:
     parts.append(page.table(tables.layers(one, layers.statistics)))
     parts.append(page.paragraph(tables.LAYERS, "soft"))
-  return [part for part in parts if part]
+  return parts
 
 
 def _how(groups: list[Group]) -> list[str]:

@@ -24,7 +24,6 @@ class Theme(NamedTuple):
   grid: str
   faint: str  # the part of a histogram that is not the point
   colours: dict[str, str]
-  heat: str  # Matplotlib's colour map of heat maps; perceptually uniform
 
 
 LIGHT = Theme(
@@ -43,7 +42,6 @@ LIGHT = Theme(
     "b": "#3A8FC2",
     "c": "#6B4C9A",
   },
-  "cividis",
 )
 DARK = Theme(
   "dark",
@@ -61,7 +59,6 @@ DARK = Theme(
     "b": "#9AD3F5",
     "c": "#B39DDB",
   },
-  "cividis",
 )
 THEMES = (LIGHT, DARK)
 
@@ -137,6 +134,7 @@ def legend(figure: Figure, axes: Axes, theme: Theme) -> None:
       loc="outside upper left",
       ncols=min(4, len(labels)),
       frameon=False,
+      handlelength=2.8,
       labelcolor=theme.ink,
       fontsize=9.5,
     )

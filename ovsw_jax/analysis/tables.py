@@ -45,30 +45,21 @@ def going(groups: Sequence[Group]) -> list[str]:
 
 
 def results(groups: Sequence[Group]) -> Table:
-  """The numbers of the final epoch, a row for each group."""
-  header = (
-    "run",
-    "seeds",
-    "epoch",
-    "final test accuracy (%)",
-    "final top-5 (%)",
-    "final test loss",
-    "final training accuracy (%)",
-    "never flipped (%)",
-    "silent, SAD (%)",
-    "flip rate, last epoch (%)",
-    "best on test (%), no result",
-    "time a run (s)",
+  """The numbers of the final epoch, a column for each group."""
+  columns = [_result(one) for one in groups]
+  return Table(
+    ["", *(one.label for one in groups)],
+    [[name, *(column[name] for column in columns)] for name in columns[0]],
   )
-  return Table(header, [_result(one) for one in groups])
 
 
-def _result(one: Group) -> list[str]:
+def _result(one: Group) -> dict[str, str]:
   # Means are over runs that have come equally far.
   finished = tuple(m for m in one.members if m.result is not None)
   shown = one._replace(members=finished or one.members)
-  epochs = sorted({member.epoch for member in shown.members})
-  best = [100 * member.best()[1] for member in shown.members]
+  epochs = " and ".join(
+    str(e) for e in sorted({m.epoch for m in shown.members})
+  )
   seconds = [
     sum(r.get("seconds", 0) for r in m.run.records if r.get("kind") == "eval")
     for m in shown.members
@@ -77,21 +68,21 @@ def _result(one: Group) -> list[str]:
   def percent(name: str, digits: int = 2) -> str:
     return _spread([100 * value for value in shown.final(name)], digits)
 
-  return [
-    one.label,
-    _seeds(shown.seeds),
-    "to ".join(map(str, epochs[:: max(1, len(epochs) - 1)]))
-    + " (going)" * (not finished),
-    percent("accuracy"),
-    percent("top5"),
-    _spread(shown.final("loss"), 4),
-    percent("train_accuracy"),
-    percent("never_flipped_fraction"),
-    percent("silent_fraction"),
-    percent("flip_rate", 4),
-    _spread(best, 2),
-    _spread(seconds, 0),
-  ]
+  return {
+    "seeds": ", ".join(map(str, shown.seeds)),
+    "epochs": epochs if finished else f"{epochs}, not finished",
+    "final test accuracy (%)": percent("accuracy"),
+    "final top-5 test accuracy (%)": percent("top5"),
+    "final test loss (nats)": _spread(shown.final("loss"), 4),
+    "training accuracy, last epoch (%)": percent("train_accuracy"),
+    "weights that never flipped (%)": percent("never_flipped_fraction"),
+    "weights silent to SAD (%)": percent("silent_fraction"),
+    "flip rate, last epoch (% a step)": percent("flip_rate", 4),
+    "best on test, no result (%)": _spread(
+      [100 * member.best()[1] for member in shown.members], 2
+    ),
+    "time of a run (s)": _spread(seconds, 0),
+  }
 
 
 def layers(one: Group, found: Mapping[str, LayerStatistics]) -> Table:
