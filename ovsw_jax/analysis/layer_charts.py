@@ -19,6 +19,7 @@ from ovsw_jax.analysis.style import Line, Theme, canvas, dress, legend
 
 EDGES = np.linspace(-4, 4, 81)
 _COLUMNS = 4  # of histograms
+_TITLE, _TICK = 26, 36  # most letters of a layer's name
 
 
 class Histogram(NamedTuple):
@@ -84,7 +85,7 @@ def histograms(
       color=theme.faint,
       label="flipped" if counts.never_flipped is not None else "all weights",
     )
-    dress(axes, theme, short(name), 8.5)
+    dress(axes, theme, short(name, _TITLE), 8.5)
     if counts.never_flipped is not None:
       never = counts.never_flipped
       axes.stairs(
@@ -215,7 +216,7 @@ def ags_ratios(
   dress(axes, theme, "Gradient norm over weight norm, before AGS")
   axes.set_xscale("log")
   axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-  axes.set_yticks(places, [short(name) for name in layers], fontsize=8)
+  axes.set_yticks(places, [short(name, _TICK) for name in layers], fontsize=8)
   axes.set_ylim(len(layers) - 0.5, -0.5)
   axes.set_xlabel("mean over the layer's filters (no unit, logarithmic)")
   legend(figure, axes, theme)
@@ -248,9 +249,15 @@ def by_layer(
   return layers, list(by_epoch), np.array(values, float)
 
 
-def short(layer: str) -> str:
-  """A layer's name without the parameter's."""
-  return layer.removesuffix("/latent") or layer
+def short(layer: str, most: int = 60) -> str:
+  """A layer's name without the parameter's, and not longer than `most`.
+
+  Examples:
+    >>> short("stage1/block0/conv/latent", 15)
+    '...block0/conv'
+  """
+  name = layer.removesuffix("/latent")
+  return name if len(name) <= most else f"...{name[3 - most :].lstrip('/_')}"
 
 
 def _heat(figure, axes, matrix, theme, title, unit, norm) -> None:
@@ -271,7 +278,7 @@ def _heat(figure, axes, matrix, theme, title, unit, norm) -> None:
   axes.set_xlabel("epoch")
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.set_yticks(
-    range(len(layers)), [short(name) for name in layers], fontsize=8
+    range(len(layers)), [short(name, _TICK) for name in layers], fontsize=8
   )
   axes.set_ylim(len(layers) - 0.5, -0.5)
   bar = figure.colorbar(mesh, ax=axes, location="bottom", aspect=40)

@@ -33,7 +33,7 @@ def read_layers(member: Member) -> Layers | None:
     try:
       found = _from_checkpoint(member, steps)
       break
-    except ValueError:
+    except (FileNotFoundError, ValueError):
       # A run that goes on may have dropped it for a newer one meanwhile.
       before, steps = steps, checkpoint_steps(workdir)
       if steps[-1:] == before[-1:]:
