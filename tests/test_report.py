@@ -5,6 +5,7 @@ import io
 import json
 import re
 import resource
+import sys
 import time
 
 import numpy as np
@@ -104,6 +105,13 @@ def rows(path):
   return found
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+  """Charts are made and not painted, where a test is of the words alone."""
+  module = sys.modules["ovsw_jax.analysis.report"]
+  monkeypatch.setattr(module, "_png", lambda figure: b"png" * bool(figure))
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
   root = tmp_path_factory.mktemp("compared")
@@ -173,7 +181,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
   assert not list(tmp_path.rglob("*.writing"))
 
 
-def test_a_checkpoint_adds_the_table_of_layers(tmp_path):
+def test_a_checkpoint_adds_the_table_of_layers(tmp_path, undrawn):
   names = ["block0/conv/latent", "block1/conv/latent"]
   workdir = make(tmp_path / "run", layers=names, weights=False)
   params, opt_state, _ = train(transform("ovsw"))
@@ -187,33 +195,33 @@ def test_a_checkpoint_adds_the_table_of_layers(tmp_path):
 
 
 @pytest.mark.parametrize("method", ("vanilla", "sad", "irnet", "my.own"))
-def test_any_method(tmp_path, method):
+def test_any_method(tmp_path, method, undrawn):
   text = analysis.report(make(tmp_path / "run", method)).read_text()
   assert "figure_data.npz" in text and "Gradient norm" not in text
 
 
-def test_a_network_without_bits(tmp_path):
+def test_a_network_without_bits(tmp_path, undrawn):
   path = analysis.report(make(tmp_path / "run", "full_precision"))
   assert "There are no binary weights here." in path.read_text()
   assert "Layers:" not in path.read_text()
   assert rows(path)["weights that never flipped (%)"] == ["-"]
 
 
-def test_bits_beside_their_full_precision_twin(tmp_path):
+def test_bits_beside_their_full_precision_twin(tmp_path, undrawn):
   twin = make(tmp_path / "twin", "full_precision")
   path = analysis.report(make(tmp_path / "run"), [twin])
   assert rows(path)[""] == ["OvSW", "full precision"]
   assert rows(path)["weights that never flipped (%)"] == ["77.00", "-"]
 
 
-def test_replicas_count_as_seeds(tmp_path):
+def test_replicas_count_as_seeds(tmp_path, undrawn):
   path = analysis.report(make(tmp_path / "run", replicas=3, seed=5))
   found = rows(path)
   assert found["seeds"] == ["5, 6, 7"]
   assert found["final test accuracy (%)"] == ["81.00 ± 1.00"]
 
 
-def test_labels_tell_one_methods_groups_apart(tmp_path):
+def test_labels_tell_one_methods_groups_apart(tmp_path, undrawn):
   places = [
     make(tmp_path / "a"),
     make(tmp_path / "b", method_args={"delta": 0.1}),
@@ -230,7 +238,7 @@ def test_labels_tell_one_methods_groups_apart(tmp_path):
   ]
 
 
-def test_a_run_that_is_still_going(tmp_path):
+def test_a_run_that_is_still_going(tmp_path, undrawn):
   going = make(tmp_path / "going", epochs=2, finished=False, weights=False)
   with (going / "metrics.jsonl").open("a") as file:
     file.write('{"kind": "train", "step": 41, "ep')  # half a line

@@ -292,9 +292,7 @@ def test_missing_arguments_are_named():
 def test_no_arithmetic_and_little_time():
   """Ten billion multiplications are not made; shapes cost nothing."""
   began = time.perf_counter()
-  table = ovsw.summary(
-    models.cifar_resnet20(dtype=jnp.bfloat16), (512, 512, 3)
-  )
+  table = ovsw.summary(models.cifar_resnet20(dtype=jnp.bfloat16), (512, 512, 3))
   assert time.perf_counter() - began < 10
   assert table.macs_1bit == 40_108_032 * 16**2
   partial = functools.partial(nn.BinaryConv, dtype=jnp.bfloat16)
