@@ -29,7 +29,9 @@ th, td { padding: .25rem .7rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, .text td { text-align: left; }
-.text td { white-space: normal; overflow-wrap: anywhere; }
+.text td:nth-child(2), .text td:nth-child(6), .text td:last-child {
+  white-space: normal;
+  overflow-wrap: anywhere; }
 .text th { text-align: left; white-space: nowrap; }
 tr.total td { font-weight: 600; border-top: 2px solid var(--ink); }
 code { font-family: ui-monospace, Menlo, Consolas, monospace; }
