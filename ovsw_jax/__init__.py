@@ -1,8 +1,8 @@
 """Binary neural networks in JAX.
 
 The flagship method is OvSW (Overcoming Silent Weights, ECCV 2024). Importing
-this package costs jax and optax; the submodules that need Flax (`nn`,
-`models`, `methods`) load when they are first used.
+this package costs jax and optax; what needs Flax (`nn`, `models`, `methods`,
+`summary`) loads when it is first used.
 
   sign        sign estimators: a sign whose derivative is chosen
   quantizers  latent weight -> bits * scale, activation -> +1 or -1
@@ -11,6 +11,7 @@ this package costs jax and optax; the submodules that need Flax (`nn`,
   nn          Flax layers: BinaryConv, BinaryDense, ...
   models      the published networks
   methods     a method of training a binary network, as a value
+  summary     a model's table: bits, memory, multiplications by precision
 """
 
 import importlib
@@ -26,11 +27,14 @@ if typing.TYPE_CHECKING:
   from ovsw_jax import methods as methods
   from ovsw_jax import models as models
   from ovsw_jax import nn as nn
+  from ovsw_jax._summary import summary as summary
 
-_NEEDS_FLAX = ("methods", "models", "nn")
+_NEEDS_FLAX = ("methods", "models", "nn", "summary")
 
 
 def __getattr__(name: str):
+  if name == "summary":  # a function, so its module has another name
+    return importlib.import_module("ovsw_jax._summary").summary
   if name in _NEEDS_FLAX:
     return importlib.import_module(f"ovsw_jax.{name}")
   raise AttributeError(f"module 'ovsw_jax' has no attribute {name!r}")

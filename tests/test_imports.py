@@ -21,6 +21,7 @@ FLOORS = {
   "nn": {"products", "quantizers", "sign"},
   "models": {"nn", "products", "quantizers", "sign"},
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
+  "_summary": {"nn", "quantizers"},
   "analysis": {"nn", "optax", "quantizers", "sign"},
   "training": {"analysis", "data", "methods", "models", "nn", "optax"},
 }
@@ -34,6 +35,7 @@ THIRD_PARTIES = {
   "nn": {"jax", "flax"},
   "models": {"jax", "flax"},
   "methods": {"jax", "flax", "optax"},
+  "_summary": {"jax", "flax"},
 }
 HEAVY = (
   "tensorflow",
@@ -124,6 +126,23 @@ def test_no_extra_is_loaded(module):
 
 def test_the_transforms_do_not_load_flax():
   assert run("import sys, ovsw_jax; print('flax' in sys.modules)") == "False"
+
+
+def test_the_summary_loads_no_extra_and_is_a_function_however_it_is_found():
+  loaded = run(
+    "import sys, ovsw_jax as ovsw; from ovsw_jax import summary; "
+    "assert ovsw.summary is summary and callable(summary); "
+    f"print([m for m in {HEAVY!r} if m in sys.modules])"
+  )
+  assert loaded == "[]"
+
+
+def test_analysis_reads_checkpoints_without_the_training_stack():
+  loaded = run(
+    "import sys, ovsw_jax.analysis; print([m for m in sys.modules"
+    " if m.startswith(('ovsw_jax.training', 'orbax'))])"
+  )
+  assert loaded == "[]"
 
 
 def test_import_adds_under_a_third_of_a_second():

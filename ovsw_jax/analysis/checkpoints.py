@@ -1,0 +1,155 @@
+"""Reads the binary weights of a run's checkpoints, one layer at a time.
+
+Neither the training stack nor Orbax is needed, nor the model: a checkpoint
+lists its arrays by path in `manifest.json`, and TensorStore, which Orbax writes
+them with, reads one alone.
+"""
+
+import collections
+import functools
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ovsw_jax import optax as transforms
+
+CHECKPOINTS = "checkpoints"
+_MANIFEST, _ARRAYS = "manifest.json", "state"
+_LATENT = "latent"
+
+# Of each weight, what the transforms keep in full and in compact states, and
+# the scale of SAD's codes.
+_FLIPS, _EMA = ("flips", "flips_code"), ("flip_ema", "sad_code")
+_SCALE = ("sad_log_zero", "sad_spacing")
+
+
+class LayerWeights(NamedTuple):
+  """The binary weights of a layer at some step; arrays of one shape."""
+
+  latent: np.ndarray  # shape (..., out), float32
+  flips: np.ndarray | None  # int32, since init; None if they were not counted
+  flip_ema: np.ndarray | None  # float32, SAD's average; None without SAD
+
+
+def checkpoint_steps(workdir) -> list[int]:
+  """The steps that a run's workdir holds checkpoints of, ascending.
+
+  Args:
+    workdir: directory of the run.
+
+  Examples:
+    >>> checkpoint_steps("no/such/run")
+    []
+  """
+  directory = pathlib.Path(workdir) / CHECKPOINTS
+  if not directory.is_dir():
+    return []
+  return sorted(
+    int(entry.name)
+    for entry in directory.iterdir()
+    if entry.name.isdecimal() and (entry / _MANIFEST).is_file()
+  )
+
+
+def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
+  """The binary layers of a checkpoint, each with its path, one at a time.
+
+  Of a run of several replicas they are those of the first.
+
+  Args:
+    workdir: directory of the run.
+    step: one of `checkpoint_steps(workdir)`.
+
+  Yields:
+    Path of a latent weight, such as "layer1_block0/conv1/latent", and arrays.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: the checkpoint is damaged.
+    ImportError: TensorStore is not installed.
+  """
+  path = pathlib.Path(workdir) / CHECKPOINTS / str(step)
+  if not (path / _MANIFEST).is_file():
+    raise FileNotFoundError(
+      f"No checkpoint {path}; there are those of steps"
+      f" {', '.join(map(str, checkpoint_steps(workdir))) or 'none'}."
+    )
+  try:
+    leaves = _checked_leaves(path)
+    read = functools.partial(
+      _read, path, replicated=bool(leaves["step"]["shape"])
+    )
+    state = _per_weight(leaves)
+    scale = {
+      name.split("/")[-1]: read(name)
+      for name in leaves
+      if name.split("/")[-1] in _SCALE
+    }
+    for name in leaves:
+      if name.startswith("params/") and name.endswith(_LATENT):
+        layer = name.removeprefix("params/")
+        arrays = {field: read(at) for field, at in state[layer].items()}
+        yield layer, _layer(read(name), arrays, scale)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    raise ValueError(
+      f"Checkpoint {path} cannot be read ({reason.rstrip('.')}); remove that"
+      " directory to use the one before it."
+    ) from error
+
+
+def _checked_leaves(path: pathlib.Path) -> dict[str, Any]:
+  """The arrays that a checkpoint lists, if its files are those it lists."""
+  manifest = json.loads((path / _MANIFEST).read_text())
+  for name, (size, crc32) in manifest["files"].items():
+    file, found = path / name, 0
+    if file.stat().st_size != size:
+      raise ValueError(f"its file {name} is not of {size} bytes")
+    with file.open("rb") as stream:
+      while chunk := stream.read(1 << 24):
+        found = zlib.crc32(chunk, found)
+    if found != crc32:
+      raise ValueError(f"its file {name} has other bits than were written")
+  return manifest["leaves"]
+
+
+def _per_weight(leaves) -> dict[str, dict[str, str]]:
+  """By layer, the fields of the optimizer's state with an entry per weight."""
+  found = collections.defaultdict(dict)
+  for name in leaves:
+    for field in (*_FLIPS, *_EMA):
+      before, here, layer = name.partition(f"/{field}/")
+      if here and before.startswith("opt_state"):
+        found[layer][field] = name
+  return found
+
+
+def _layer(latent, state, scale) -> LayerWeights:
+  flips, ema = (
+    {field: state[field] for field in fields if field in state}
+    for fields in (_FLIPS, _EMA)
+  )
+  return LayerWeights(
+    np.asarray(latent, np.float32),
+    np.asarray(transforms.flips(flips)) if flips else None,
+    np.asarray(transforms.flip_ema(ema | scale)) if ema else None,
+  )
+
+
+def _read(path: pathlib.Path, name: str, replicated: bool) -> np.ndarray:
+  import tensorstore  # pyrefly: ignore[missing-import]
+
+  spec = {
+    "driver": "zarr3",
+    "kvstore": {
+      "driver": "ocdbt",
+      "base": f"file://{(path / _ARRAYS).absolute()}/",
+      "path": f"{name}/",
+    },
+  }
+  array = tensorstore.open(spec, open=True, read=True).result()
+  return (array[0] if replicated else array).read().result()
