@@ -23,6 +23,7 @@ FLOORS = {
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
   "_summary": {"nn", "quantizers"},
   "analysis": {"nn", "optax", "quantizers", "sign"},
+  "commands": {"analysis", "training"},
   "training": {"analysis", "data", "methods", "models", "nn", "optax"},
 }
 # Third parties of the floors that must stay light.

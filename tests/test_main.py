@@ -60,6 +60,9 @@ def test_train_again_and_evaluate(tmp_path, cache):
   evaluated = main(*command, "--mode=evaluate", cwd=tmp_path)
   assert evaluated.returncode == 0, evaluated.stderr
   assert f"top-1 {accuracy}, top-5 {result['top5']:.2%}" in evaluated.stdout
+  reported = main("--mode=report", f"--workdir={workdir}", cwd=tmp_path)
+  assert reported.stdout == f"report {workdir / 'report.html'}\n"
+  assert accuracy[:-1] in (workdir / "report.html").read_text()
 
 
 def test_help_shows_commands_and_flags():
@@ -81,12 +84,15 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.train.epoch=3"], 'unknown config field.*"epochs"'),
     ([CONFIG, "--config.epochs=3"], "unknown config field 'epochs'.*base.py"),
     ([CONFIG, "--config.train.epochs=x"], "--config.train.epochs=x"),
-    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate>"),
+    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate\|report>"),
     ([CONFIG, "--wrokdir=x"], "wrokdir"),
     ([CONFIG, "--compilation_cache=main.py/x"], "main.py/x cannot be made"),
     ([CONFIG, "--config.replicas=0", "W"], "replicas must be.*>= 1, got 0"),
     ([CONFIG, "workdir"], "unexpected argument 'workdir'"),
     ([CONFIG, "--config.model.name=vgg19", "W"], "'vgg19'.*vgg_small"),
+    (["--mode=report"], "--workdir is missing"),
+    (["--mode=report", "W"], "There is no directory .*name a workdir"),
+    ([CONFIG, "--compare=a"], "--compare is of --mode=report alone"),
     ([CONFIG, "--mode=evaluate", "W"], "no checkpoint; train first"),
   ],
 )
