@@ -57,6 +57,12 @@ def experiment(name: str, method: str) -> ConfigDict:
   # Workdir of a run whose network this one begins with, as far as it fits.
   config.init_from = config_dict.placeholder(str)
 
+  config.mesh = ConfigDict()
+  config.mesh.data = config_dict.placeholder(int)  # devices; None: all
+  # Whether several processes train together; a coordinator's address in the
+  # environment says so as well, see ovsw_jax/training/mesh.py.
+  config.distributed = False
+
   config.model = ConfigDict()
   config.model.name = "cifar_resnet20"
   config.model.dtype = "float32"  # or bfloat16; parameters stay float32
@@ -111,6 +117,7 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.train = ConfigDict()
   config.train.epochs = 20
   config.train.batch_size = 64
+  config.train.accumulate = 1  # parts of a batch, one after the other
   # Steps in a row that may be skipped because loss or gradient are not finite;
   # 0 stops at the first.
   config.train.skip_non_finite = 0

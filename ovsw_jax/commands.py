@@ -76,10 +76,12 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
   from ovsw_jax.training import (
     compilation_cache,
     host_memory,
+    mesh,
     settings,
     stages,
   )
 
+  mesh.start_processes(config.distributed)
   host_memory.keep_freed_memory(
     # Measured on two cores; many threads would wait more for one heap.
     one_arena=config.train.batch_size >= 128 and (os.cpu_count() or 1) <= 4

@@ -36,6 +36,7 @@ def tiny(monkeypatch):
 
 def smoke(**fields):
   config = digits.get_config("ovsw,smoke")
+  config.mesh.data = 1
   config.data.limit = 64
   config.train.epochs = 3
   config.update_from_flattened_dict(fields)

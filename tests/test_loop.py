@@ -34,6 +34,7 @@ def tiny(monkeypatch):
 
 def smoke(method="ovsw", **fields):
   config = digits.get_config(f"{method},smoke")
+  config.mesh.data = 1
   for name, value in fields.items():
     config.update_from_flattened_dict({name.replace("__", "."): value})
   return config

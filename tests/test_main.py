@@ -90,6 +90,7 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.replicas=0", "W"], "replicas must be.*>= 1, got 0"),
     ([CONFIG, "workdir"], "unexpected argument 'workdir'"),
     ([CONFIG, "--config.model.name=vgg19", "W"], "'vgg19'.*vgg_small"),
+    ([CONFIG, "--config.distributed=True", "W"], "processes.* were not found"),
     (["--mode=report"], "--workdir is missing"),
     (["--mode=report", "W"], "There is no directory .*name a workdir"),
     ([CONFIG, "--compare=a"], "--compare is of --mode=report alone"),

@@ -59,6 +59,7 @@ def test_the_config_of_the_page_builds(directory):
   names: dict = {}
   exec(compile(CONFIG, "page", "exec"), names)
   config = names["get_config"]("smoke")
+  config.mesh.data = 1
   settings.check(config)
   run = experiment.build(config)
   state = jax.eval_shape(run.initial_state)

@@ -30,8 +30,14 @@ def tiny(monkeypatch):
   )
 
 
+def smoke(arg):
+  config = digits.get_config(arg)
+  config.mesh.data = 1
+  return config
+
+
 def staged(**changes):
-  config = digits.get_config("ovsw,smoke")
+  config = smoke("ovsw,smoke")
   config.stages = ConfigDict(
     {
       "a": {"optimizer": {"learning_rate": 0.05}, "seed": 3},
@@ -112,12 +118,13 @@ def test_another_config_in_the_workdir_is_refused(tmp_path):
 
 
 def test_the_second_stage_begins_with_the_first_ones_bits(tmp_path):
-  first = loop.train_and_evaluate(digits.get_config("smoke"), tmp_path / "a")
-  config = digits.get_config("vanilla,smoke")
+  first = loop.train_and_evaluate(smoke("smoke"), tmp_path / "a")
+  config = smoke("vanilla,smoke")
   config.init_from = str(tmp_path / "a")
   run = experiment.build(config)
   (tmp_path / "b").mkdir()
-  state = transfer.begin(run, run.initial_state(), tmp_path / "b")
+  state, told = transfer.begin(run, tmp_path / "b")
+  assert told == f"begins   with step 4 of {tmp_path / 'a'}: 13 arrays loaded"
   same_bits(state.params, first.params)
   same_bits(state.batch_stats, first.batch_stats)
   assert int(state.step) == 0
@@ -144,14 +151,14 @@ def test_what_does_not_fit_is_told_apart():
 
 
 def test_replicas_begin_with_as_many(tmp_path):
-  config = digits.get_config("smoke")
+  config = smoke("smoke")
   config.replicas = 2
   first = loop.train_and_evaluate(config, tmp_path / "a")
   config.init_from = str(tmp_path / "a")
   run = experiment.build(config)
   (tmp_path / "b").mkdir()
   same_bits(
-    transfer.begin(run, run.initial_state(), tmp_path / "b").params,
+    transfer.begin(run, tmp_path / "b")[0].params,
     first.params,
   )
   config.replicas = 1
@@ -161,7 +168,7 @@ def test_replicas_begin_with_as_many(tmp_path):
 
 @pytest.mark.parametrize("field", ["init_from", "loss.teacher"])
 def test_a_network_that_is_not_there_is_named(tmp_path, field):
-  config = digits.get_config("smoke")
+  config = smoke("smoke")
   config.update_from_flattened_dict({field: str(tmp_path / "none")})
   with pytest.raises(FileNotFoundError, match=f"{field}=.*none holds no run"):
     loop.train_and_evaluate(config, tmp_path / "w")
@@ -169,7 +176,7 @@ def test_a_network_that_is_not_there_is_named(tmp_path, field):
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
-  loop.train_and_evaluate(digits.get_config("smoke"), tmp_path)
+  loop.train_and_evaluate(smoke("smoke"), tmp_path)
   with pytest.raises(ValueError, match=r"tells 10 classes apart .* has 7"):
     networks.teacher(tmp_path, 7, (16, 16, 1))
   with pytest.raises(ValueError, match="does not take images of"):
@@ -178,8 +185,8 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
 
 def test_evaluation_needs_no_teacher(tmp_path):
   teacher, workdir = tmp_path / "teacher", tmp_path / "student"
-  loop.train_and_evaluate(digits.get_config("smoke"), teacher)
-  config = digits.get_config("vanilla,smoke")
+  loop.train_and_evaluate(smoke("smoke"), teacher)
+  config = smoke("vanilla,smoke")
   config.loss.teacher = str(teacher)
   loop.train_and_evaluate(config, workdir)
   teacher.rename(tmp_path / "elsewhere")

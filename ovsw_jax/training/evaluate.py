@@ -13,6 +13,7 @@ from ovsw_jax import data
 from ovsw_jax.training import (
   checkpoint,
   experiment,
+  mesh,
   networks,
   replicas,
   settings,
@@ -22,7 +23,8 @@ from ovsw_jax.training.step import Recipe, eval_step
 
 @functools.partial(jax.jit, static_argnames=("recipe", "count"))
 def _batch(variables, split, indices, weights, *, recipe, count):
-  images, labels = split.images[indices], split.labels[indices]
+  images = recipe.laid_out(split.images[indices])
+  labels = split.labels[indices]
 
   def sums(variables):
     return eval_step(variables, images, labels, weights, recipe)
@@ -36,6 +38,7 @@ def over_split(
   recipe: Recipe,
   batch_size: int,
   count: int = 1,
+  devices: int = 1,
 ) -> dict[str, jax.Array]:
   """Means of loss, accuracy (top-1) and top5 over a split.
 
@@ -45,13 +48,15 @@ def over_split(
     recipe: the model and its constants.
     batch_size: examples in a batch; the last one is padded with weight 0.
     count: replicas that `variables` holds; a leading axis if there are several.
+    devices: that a batch is cut over; it grows to a multiple of them.
 
   Returns:
     On the device, and nothing waits for them here: scalars, or one value for
     each replica, shape (count,).
   """
   n = len(split.labels)
-  batches = data.eval_batches(n, min(batch_size, n))
+  size = -(-min(batch_size, n) // devices) * devices
+  batches = data.eval_batches(n, size)
   parts = [
     _batch(variables, split, indices, weights, recipe=recipe, count=count)
     for indices, weights in zip(*batches, strict=True)
@@ -107,17 +112,20 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
   variables = abstract.replace(**restored).variables
   means = over_split(
     variables,
-    jax.device_put(run.dataset.test),
+    mesh.put(run.dataset.test, run.mesh),
     run.recipe,
     config.eval.batch_size,
     config.replicas,
+    mesh.size(run.mesh),
   )
   values = numbers(means)
   epoch = steps[-1] // run.steps_per_epoch
-  print(
+  text = (
     f"epoch {epoch}: top-1 {replicas.percent(values, 'accuracy')}, top-5 "
     f"{replicas.percent(values, 'top5')}, loss {values['loss']:.4f} on "
     f"{len(run.dataset.test.labels):,} test images"
     + (f", {config.replicas} seeds" if config.replicas > 1 else "")
   )
+  if mesh.first_process():
+    print(text)
   return {"step": steps[-1], "epoch": epoch, **values}

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ovsw_jax import data
-from ovsw_jax.training import networks, optimizer, replicas, schedules
+from ovsw_jax.training import mesh, networks, optimizer, replicas, schedules
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe
 
@@ -29,6 +29,7 @@ class Experiment(NamedTuple):
   order_key: jax.Array
   augment_key: jax.Array
   teacher: Any  # its variables, or None
+  mesh: jax.sharding.Mesh
 
   @property
   def image_shape(self) -> tuple[int, ...]:
@@ -48,15 +49,22 @@ class Experiment(NamedTuple):
     )
 
   def abstract_state(self) -> train_state.TrainState:
-    """Its shapes and dtypes."""
+    """Its shapes and dtypes, and its place on the devices."""
     recipe = self.recipe
-    return train_state.abstract(
+    shapes = train_state.abstract(
       recipe.model,
       recipe.tx,
       self.image_shape,
       self.init_key,
       view=recipe.view,
       refresh=recipe.refresh,
+    )
+    if mesh.size(self.mesh) == 1:
+      return shapes
+    place = mesh.everywhere(self.mesh)
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+      shapes,
     )
 
 
@@ -102,6 +110,8 @@ def build(config: Any, *, train: bool = True) -> Experiment:
       f"train.batch_size={batch_size} is larger than the training set of "
       f"{config.data.name}, {examples} images; choose a smaller batch"
     )
+  devices = mesh.make(config.mesh.data)
+  mesh.check_batch(batch_size, config.train.accumulate, mesh.size(devices))
   # What is left over at the end of an epoch's order is dropped; it differs from
   # epoch to epoch.
   steps_per_epoch = examples // batch_size
@@ -148,6 +158,8 @@ def build(config: Any, *, train: bool = True) -> Experiment:
     flip=config.data.flip,
     label_smoothing=config.loss.label_smoothing,
     progress_every=steps_per_epoch if by_epoch else 1,
+    batch_sharding=mesh.split(devices),
+    accumulate=config.train.accumulate,
     skip_non_finite=config.train.skip_non_finite > 0,
     view=method.view,
     refresh=method.refresh,
@@ -156,8 +168,9 @@ def build(config: Any, *, train: bool = True) -> Experiment:
   )
   keys = [jax.random.key(seed) for seed in replicas.seeds(config)]
 
-  def keys_of(use):
-    return replicas.stack([jax.random.fold_in(key, use) for key in keys])
+  def keys_of(use, put=True):
+    made = replicas.stack([jax.random.fold_in(key, use) for key in keys])
+    return mesh.put(made, devices) if put else made
 
   return Experiment(
     config=config,
@@ -165,8 +178,9 @@ def build(config: Any, *, train: bool = True) -> Experiment:
     recipe=recipe,
     binary=method.binary,
     steps_per_epoch=steps_per_epoch,
-    init_key=keys_of(_INIT),
+    init_key=keys_of(_INIT, put=False),
     order_key=keys_of(_ORDER),
     augment_key=keys_of(_AUGMENT),
-    teacher=taught,
+    teacher=mesh.put(taught, devices),
+    mesh=devices,
   )

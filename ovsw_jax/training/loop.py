@@ -15,6 +15,7 @@ from ovsw_jax.training import (
   checkpoint,
   evaluate,
   experiment,
+  mesh,
   networks,
   outcome,
   preemption,
@@ -64,7 +65,8 @@ def train_chunk(
     def body(state, _):
       position = state.step % steps_per_epoch
       indices = data.batch_indices(order, position, batch_size)
-      images, labels = split.images[indices], split.labels[indices]
+      images = recipe.laid_out(split.images[indices])
+      labels = recipe.laid_out(split.labels[indices])
       return train_step(state, images, labels, key, recipe, teacher=teacher)
 
     if length == 1:
@@ -170,30 +172,33 @@ def train_and_evaluate(
   settings.check_workdir(config, workdir)
   result = outcome.read(workdir)
   if result is not None:
-    print(f"{workdir} is finished\n{outcome.summary(result, workdir)}")
+    say(f"{workdir} is finished\n{outcome.summary(result, workdir)}")
   run = experiment.build(config)
   with _memory_error_with_remedy(config):
     directory = workdir / networks.CHECKPOINTS
     restored = checkpoint.restore_latest(directory, run.abstract_state())
-    step, state = restored or (0, run.initial_state())
+    step, state = restored or (0, mesh.put(run.initial_state(), run.mesh))
     if result is not None and step == run.recipe.total_steps:
       return state
     with workdir_lock.held(workdir):
-      settings.write(config, workdir)
-      print(outcome.header(run, state, workdir))
+      if mesh.first_process():
+        settings.write(config, workdir)
+      say(outcome.header(run, state, workdir))
       if restored is None and config.init_from is not None:
-        state = transfer.begin(run, state, workdir)
+        state, told = transfer.begin(run, workdir)
+        say(told)
+        state = mesh.put(state, run.mesh)
       if step:
         epoch, more = divmod(step, run.steps_per_epoch)
         amid = f" and {more} steps" if more else ""
-        print(f"resumes  after epoch {epoch}{amid}, step {step}")
+        say(f"resumes  after epoch {epoch}{amid}, step {step}")
       return _run(run, state, step, workdir, began)
 
 
 def _run(run, state, step: int, workdir: pathlib.Path, began: float):
   """From `state` to the end; returns the last state."""
   config = run.config
-  train, test = jax.device_put((run.dataset.train, run.dataset.test))
+  train, test = mesh.put((run.dataset.train, run.dataset.test), run.mesh)
 
   def test_means(state):
     return evaluate.over_split(
@@ -202,6 +207,7 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
       run.recipe,
       config.eval.batch_size,
       config.replicas,
+      mesh.size(run.mesh),
     )
 
   with (
@@ -226,16 +232,23 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
     records.flush()
   # A run that was stopped between its last checkpoint and here has none.
   means = records.test or jax.device_get(test_means(state))
-  result = outcome.finish(
-    run, state, workdir, means, records.seconds_to_first_step
-  )
-  print(outcome.summary(result, workdir))
+  if mesh.first_process():
+    result = outcome.finish(
+      run, state, workdir, means, records.seconds_to_first_step
+    )
+    print(outcome.summary(result, workdir))
   return state
+
+
+def say(text: str) -> None:
+  """Prints a line, once for all processes of a run."""
+  if mesh.first_process():
+    print(text)
 
 
 def _stop(step: int, workdir: pathlib.Path) -> NoReturn:
   """Ends the process, now that the state is saved."""
-  print(f"stopped at step {step} of {workdir}; the same command goes on")
+  say(f"stopped at step {step} of {workdir}; the same command goes on")
   sys.exit(preemption.STATUS)
 
 

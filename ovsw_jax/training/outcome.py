@@ -16,6 +16,7 @@ from ovsw_jax.training import (
   compilation_cache,
   evaluate,
   figure,
+  mesh,
   replicas,
   settings,
 )
@@ -32,6 +33,14 @@ def device() -> str:
   if first.platform == "cpu":
     return f"cpu ({os.cpu_count()} cores)"
   return f"{first.device_kind} ({first.platform})"
+
+
+def _devices(run: Experiment) -> str:
+  """The devices of a run, in words."""
+  count, processes = mesh.size(run.mesh), jax.process_count()
+  several = f"{count} x " if count > 1 else ""
+  over = f" of {processes} processes" if processes > 1 else ""
+  return f"{several}{device()}{over}"
 
 
 def header(
@@ -61,12 +70,20 @@ def header(
     f"{len(dataset.test.labels):,} test images of "
     f"{'x'.join(map(str, run.image_shape))}",
     "steps": f"{config.train.epochs} epochs of {run.steps_per_epoch} steps, "
-    f"batch {config.train.batch_size}",
-    "device": f"{device()}, jax {jax.__version__}",
+    f"batch {config.train.batch_size}{_parts(run)}",
+    "device": f"{_devices(run)}, jax {jax.__version__}",
     "cache": f"{cache}, of compiled programs" if cache else "none",
     "workdir": str(workdir),
   }
   return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+
+
+def _parts(run: Experiment) -> str:
+  """How a batch is cut up, if it is."""
+  devices, parts = mesh.size(run.mesh), run.config.train.accumulate
+  words = [f"{devices} devices"] * (devices > 1)
+  words += [f"{parts} parts"] * (parts > 1)
+  return f" over {' and '.join(words)}" if words else ""
 
 
 def _seeds(seeds: list[int]) -> str:
@@ -105,7 +122,7 @@ def finish(
     "seconds_to_first_step": seconds_to_first_step,
     # Of every session of a run that was stopped, compilation included.
     "seconds": round(sum(r["seconds"] for r in ends), 1),
-    "device": device(),
+    "device": _devices(run),
     "versions": {
       "ovsw_jax": ovsw_jax.__version__,
       "jax": jax.__version__,

@@ -31,6 +31,7 @@ class Progress:
     steps_per_epoch: names the epoch in plain lines, if given.
     every: seconds between plain lines, at least.
     stream: where to, stderr if None. A terminal gets the bar.
+    silent: whether nothing is shown, as of all processes but one.
     clock: seconds from any origin, for tests.
   """
 
@@ -43,6 +44,7 @@ class Progress:
     steps_per_epoch: int | None = None,
     every: float = 10.0,
     stream: TextIO | None = None,
+    silent: bool = False,
     clock: Callable[[], float] = time.monotonic,
   ):
     self._total, self._step, self._batch_size = total, step, batch_size
@@ -52,7 +54,8 @@ class Progress:
     self._printed = clock()
     self._updated: float | None = None  # the first update waits for compiling
     self._bar = None
-    if self._stream.isatty():
+    self._silent = silent
+    if self._stream.isatty() and not silent:
       self._bar = tqdm(
         total=total,
         initial=step,
@@ -87,7 +90,7 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(done)
-    elif now - self._printed >= self._every:
+    elif now - self._printed >= self._every and not self._silent:
       self._printed = now
       line = f"{self._place()}  {text}".rstrip()
       print(line, file=self._stream, flush=True)
@@ -96,7 +99,7 @@ class Progress:
     """A line that stays, such as an epoch's results: above the bar, if any."""
     if self._bar is not None:
       self._bar.write(text, file=sys.stdout)
-    else:
+    elif not self._silent:
       print(text, flush=True)
     # What follows an epoch's line was not silence.
     self._printed = self._updated = self._clock()

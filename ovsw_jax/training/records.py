@@ -15,6 +15,7 @@ import optax
 from ovsw_jax.training import (
   checkpoint,
   evaluate,
+  mesh,
   networks,
   progress,
   replicas,
@@ -137,6 +138,7 @@ class Records:
       step,
       self._batch_size,
       steps_per_epoch=run.steps_per_epoch,
+      silent=not mesh.first_process(),
     )
     self._unread: collections.deque[Callable[[], None]] = collections.deque()
     # Of the epoch that is under way, those before a stop in it included.
@@ -302,6 +304,8 @@ def _write_so_far(workdir: pathlib.Path, step: int, chunks: list[dict]) -> None:
     name: np.concatenate([chunk[name] for chunk in chunks], axis=-1)
     for name in chunks[0]
   }
+  if not mesh.first_process():
+    return
   path = workdir / SO_FAR_FILE
   temporary = path.with_name(f"writing_{SO_FAR_FILE}")
   np.savez(temporary, step=step, **values)

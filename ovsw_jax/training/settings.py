@@ -17,9 +17,11 @@ CONFIG_FILE = "config.json"
 FREE_TO_CHANGE = frozenset(
   {
     "data.dir",
+    "distributed",
     "eval.batch_size",
     "init_from",
     "loss.teacher",
+    "mesh.data",
     "train.checkpoint_every",
     "train.chunk",
     "train.keep",
@@ -44,6 +46,7 @@ _YOUNGER: Mapping[str, Any] = {
   "loss.teacher_weight": 1.0,
   "optimizer.decay_paths": None,
   "schedule.progress": "step",
+  "train.accumulate": 1,
   "train.skip_non_finite": 0,
   **{f"model.{option}": None for option in MODEL_OPTIONS},
 }
@@ -81,6 +84,8 @@ FIELDS: Mapping[str, _Field] = {
   "seed": _FROM_ZERO,
   "replicas": _COUNT,
   "method": _NAME,
+  "mesh.data": _COUNT_OR_NONE,
+  "distributed": _FLAG,
   "binary_weights": _FLAG,
   "init_from": _TEXT_OR_NONE,
   "model.name": _NAME,
@@ -114,6 +119,7 @@ FIELDS: Mapping[str, _Field] = {
   "schedule.progress": _one_of("epoch", "step"),
   "train.epochs": _COUNT,
   "train.batch_size": _COUNT,
+  "train.accumulate": _COUNT,
   "train.skip_non_finite": _FROM_ZERO,
   "train.log_every": _COUNT,
   "train.checkpoint_every": _COUNT,

@@ -13,7 +13,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ovsw_jax import methods
-from ovsw_jax.training import checkpoint, evaluate, loop, networks, settings
+from ovsw_jax.training import (
+  checkpoint,
+  evaluate,
+  loop,
+  mesh,
+  networks,
+  settings,
+)
 from ovsw_jax.training import state as train_state
 
 _PLACES = ("init_from", "loss.teacher")
@@ -74,10 +81,11 @@ def train(config: Any, workdir: str | pathlib.Path) -> train_state.TrainState:
   made = configs(config, workdir)
   settings.check_workdir(config, workdir)
   for number, (name, stage) in enumerate(made.items(), start=1):
-    print(f"{'stage':8} {name}, {number} of {len(made)}")
+    loop.say(f"{'stage':8} {name}, {number} of {len(made)}")
     # Written once the first stage has found its data.
     state = loop.train_and_evaluate(stage, workdir / name)
-    settings.write(config, workdir)
+    if mesh.first_process():
+      settings.write(config, workdir)
   return state
 
 
@@ -86,6 +94,6 @@ def evaluate_newest(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
   workdir = pathlib.Path(workdir)
   for name, stage in reversed(configs(config, workdir).items()):
     if checkpoint.steps(workdir / name / networks.CHECKPOINTS):
-      print(f"{'stage':8} {name}")
+      loop.say(f"{'stage':8} {name}")
       return evaluate.evaluate(stage, workdir / name)
   return evaluate.evaluate(config, workdir)

@@ -41,10 +41,19 @@ class Recipe:
   view: methods.View | None = None  # what training sees for the parameters
   # Run on all variables before the first step and at each epoch's start.
   refresh: Callable[[Any, jax.typing.ArrayLike], Any] | None = None
+  # How a batch is laid out over several devices.
+  batch_sharding: jax.NamedSharding | None = None
+  accumulate: int = 1  # parts of a batch whose gradients are averaged
   # Whether a step whose loss or gradient is not finite leaves the state alone.
   skip_non_finite: bool = False
   teacher: nn.Module | None = None  # frozen; its variables go to `update`
   teacher_weight: float = 1.0  # its share of the loss, the labels' is the rest
+
+  def laid_out(self, batch: jax.Array) -> jax.Array:
+    """A batch, each device having its part of the first axis."""
+    if self.batch_sharding is None:
+      return batch
+    return jax.lax.with_sharding_constraint(batch, self.batch_sharding)
 
   def progress(self, step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """The share of training that is done, in [0, 1)."""
@@ -128,9 +137,13 @@ def update(
   def seen(params):
     return view.apply(params, state.memory, progress) if view else params
 
-  def loss_fn(params):
+  def loss_fn(params, batch_stats, inputs, labels):
     logits, updates = recipe.model.apply(
-      {**state.variables, "params": seen(params)},
+      {
+        **state.variables,
+        "params": seen(params),
+        "batch_stats": batch_stats,
+      },
       inputs,
       train=True,
       progress=progress,
@@ -141,22 +154,28 @@ def update(
       share = recipe.teacher_weight
       soft = distribution_loss(logits, _taught(recipe, teacher, inputs))
       losses = share * soft + (1 - share) * losses
-    return jnp.mean(losses), (logits, updates.get("batch_stats", {}))
+    hits = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+    return jnp.mean(losses), (hits, updates.get("batch_stats", {}))
 
   params = state.params
   if axis_name is not None:
     # shard_map sums the gradient of a replicated value over devices by itself,
     # and pmap does not. Of this per-device copy both give the device's own.
     params = jax.lax.pcast(params, axis_name, to="varying")
-  (loss, (logits, batch_stats)), gradient = jax.value_and_grad(
-    loss_fn, has_aux=True
-  )(params)
+  (loss, (accuracy, batch_stats)), gradient = _accumulated(
+    jax.value_and_grad(loss_fn, has_aux=True),
+    params,
+    state.batch_stats,
+    inputs,
+    labels,
+    recipe.accumulate,
+  )
   gradient, batch_stats = mean(gradient), mean(batch_stats)
   base = seen(state.params) if view and view.overwrite else state.params
   updates, opt_state = recipe.tx.update(gradient, state.opt_state, base)
   metrics = {
     "loss": mean(loss),
-    "accuracy": mean(jnp.mean(jnp.argmax(logits, axis=-1) == labels)),
+    "accuracy": mean(accuracy),
     "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
     "gradient_norm": optax.tree.norm(gradient),
     **statistics(opt_state),
@@ -173,6 +192,42 @@ def update(
     after = jax.tree.map(keep, after, state)
     metrics["skipped"] = 1.0 - finite.astype(loss.dtype)
   return after.replace(step=state.step + 1), metrics
+
+
+def _accumulated(gradient_of, params, batch_stats, inputs, labels, parts: int):
+  """`gradient_of` over a batch in parts, one after the other; the means.
+
+  Batch statistics are of a part each, and those of the model move with each.
+  """
+  if parts == 1:
+    return gradient_of(params, batch_stats, inputs, labels)
+  # Every `parts`-th example, so that a batch that is cut over devices by its
+  # first axis stays so.
+  cut = lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+  inputs, labels = cut(inputs), cut(labels)
+
+  def body(carry, index):
+    batch_stats, total = carry
+    (loss, (hits, batch_stats)), gradient = gradient_of(
+      params, batch_stats, inputs[:, index], labels[:, index]
+    )
+    total = jax.tree.map(jnp.add, total, (loss, hits, gradient))
+    return (batch_stats, total), None
+
+  # The first part tells the dtypes. XLA's CPU backend has no fast convolution
+  # inside of a loop, so there the parts are laid out one by one.
+  (loss, (hits, batch_stats)), gradient = gradient_of(
+    params, batch_stats, inputs[:, 0], labels[:, 0]
+  )
+  carry = (batch_stats, (loss, hits, gradient))
+  if jax.default_backend() == "cpu":
+    for index in range(1, parts):
+      carry, _ = body(carry, index)
+  else:
+    carry, _ = jax.lax.scan(body, carry, jnp.arange(1, parts))
+  batch_stats, total = carry
+  loss, hits, gradient = jax.tree.map(lambda value: value / parts, total)
+  return (loss, (hits, batch_stats)), gradient
 
 
 def _taught(recipe: Recipe, variables: Any, inputs: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from flax import traverse_util
 
-from ovsw_jax.training import networks, replicas, settings
+from ovsw_jax.training import mesh, networks, replicas, settings
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.experiment import Experiment
 
@@ -69,12 +69,15 @@ def into(
 
 
 def begin(
-  run: Experiment, state: train_state.TrainState, workdir: pathlib.Path
-) -> train_state.TrainState:
+  run: Experiment, workdir: pathlib.Path
+) -> tuple[train_state.TrainState, str]:
   """The state before the first step, from what `config.init_from` trained.
 
   The optimizer's state and what a method remembers begin anew with the loaded
-  weights. Says on the screen what was loaded, and in `loaded.json` the whole.
+  weights. `loaded.json` has the whole report.
+
+  Returns:
+    The state, and what was and was not loaded in a line.
 
   Raises:
     FileNotFoundError: if there is no trained network.
@@ -90,18 +93,20 @@ def begin(
     )
   step, source = networks.saved_variables(origin)
   try:
-    variables, report = into(state.variables, source)
+    variables, report = into(run.initial_state().variables, source)
   except ValueError as error:
     raise ValueError(f"init_from={origin}: {error}") from error
-  settings.write_json(workdir / REPORT_FILE, {"step": step, **report._asdict()})
-  print(f"{'begins':8} with step {step} of {origin}: {text(report)}")
+  if mesh.first_process():
+    content = {"step": step, **report._asdict()}
+    settings.write_json(workdir / REPORT_FILE, content)
+  told = f"{'begins':8} with step {step} of {origin}: {text(report)}"
 
   def anew(variables):
     return train_state.beginning(
       variables, recipe.tx, recipe.view, recipe.refresh
     )
 
-  return replicas.jitted_each(anew, config.replicas)(variables)
+  return replicas.jitted_each(anew, config.replicas)(variables), told
 
 
 def text(report: Report) -> str:

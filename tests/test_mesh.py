@@ -1,0 +1,201 @@
+"""One device, eight of one process, four each of two: the same training."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from ovsw_jax.training import loop, mesh, networks
+from tests.test_loop import lines
+from tests.test_step import Tiny, batch, compiled, recipe, start
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+  """A network that compiles in a second, whatever the config says."""
+  monkeypatch.setattr(
+    networks.models, "make", lambda name, **_: Tiny(name=None)
+  )
+
+
+def smoke(devices, **fields):
+  config = digits.get_config("ovsw,smoke")
+  config.mesh.data = devices
+  config.train.batch_size = 32
+  config.data.limit = 128
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def close(a, b, **tolerance):
+  tolerance = {"rtol": 2e-3, "atol": 1e-4} | tolerance
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_devices_change_nothing_but_rounding(tmp_path):
+  """Sums over a batch are made in another order; eight steps carry that on."""
+  one = loop.train_and_evaluate(smoke(1), tmp_path / "one")
+  eight = loop.train_and_evaluate(smoke(8), tmp_path / "eight")
+  close(eight.params, one.params)
+  close(eight.batch_stats, one.batch_stats)
+  for a, b in zip(
+    lines(tmp_path / "eight", "train"),
+    lines(tmp_path / "one", "train"),
+    strict=True,
+  ):
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_what_is_on_the_devices(tmp_path):
+  """Every device has the whole state; the batch is cut."""
+  state = loop.train_and_evaluate(smoke(4), tmp_path)
+  assert all(
+    leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 4
+    for leaf in jax.tree.leaves(state)
+  )
+  sharding = mesh.split(mesh.make(4))
+  assert sharding.shard_shape((32, 8, 8, 3)) == (8, 8, 8, 3)
+
+
+def test_a_run_goes_on_on_other_devices(tmp_path):
+  """The order of the data is the same, and results agree."""
+  whole = loop.train_and_evaluate(smoke(1), tmp_path / "whole")
+  config = smoke(8)
+  steps = []
+
+  class Stop(Exception):
+    pass
+
+  train_chunk = loop.train_chunk
+
+  def half(*args, **kwargs):
+    if len(steps) == 4:  # the first epoch and its checkpoint are done
+      raise Stop
+    steps.append(1)
+    return train_chunk(*args, **kwargs)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "train_chunk", half)
+    with pytest.raises(Stop):
+      loop.train_and_evaluate(config, tmp_path / "cut")
+  resumed = loop.train_and_evaluate(smoke(2), tmp_path / "cut")
+  close(resumed.params, whole.params)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_gradients_are_those_of_the_batch(parts):
+  """Exactly so but for batch norm, whose statistics are of a part."""
+  images, labels = batch(16)
+  r = recipe(pad=0, flip=False, accumulate=parts)
+  s = start(r)
+  after, metrics = compiled(r)(s, images, labels, jax.random.key(1))
+  plain = recipe(pad=0, flip=False)
+  losses = []
+  stats = s.batch_stats
+  for part in range(parts):
+    moved, own = compiled(plain)(
+      s.replace(batch_stats=stats),
+      images[part::parts],
+      labels[part::parts],
+      jax.random.key(1),
+    )
+    losses.append(float(own["loss"]))
+    stats = moved.batch_stats
+  assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+  close(after.batch_stats, stats, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_goes_with_devices(tmp_path):
+  fields = {"train.accumulate": 2}
+  one = loop.train_and_evaluate(smoke(1, **fields), tmp_path / "one")
+  four = loop.train_and_evaluate(smoke(4, **fields), tmp_path / "four")
+  close(four.params, one.params)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"mesh.data": 9}, "mesh.data=9 devices are wanted and there are 8"),
+    (
+      {"mesh.data": 8, "train.batch_size": 20},
+      "batch_size=20 .* 8 devices and train.accumulate=1; choose 16 or 24",
+    ),
+    (
+      {"mesh.data": 2, "train.accumulate": 3, "train.batch_size": 4},
+      "choose 6",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named_with_what_does(tmp_path, fields, message):
+  config = smoke(1, **fields)
+  with pytest.raises(ValueError, match=message):
+    loop.train_and_evaluate(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
+def test_an_environment_that_is_nonsense_is_named(monkeypatch):
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+  with pytest.raises(ValueError, match="JAX_NUM_PROCESSES='two' in the env"):
+    mesh.start_processes(wanted=True)
+
+
+def _processes(count, workdir, devices=4):
+  """main.py in so many processes, on ResNet-20 and digits."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  started = []
+  for index in range(count):
+    environment = os.environ | {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "JAX_PLATFORMS": "cpu",
+    }
+    if count > 1:
+      environment |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+      }
+    started.append(
+      subprocess.Popen(
+        [
+          sys.executable,
+          str(ROOT / "main.py"),
+          f"--config={ROOT}/configs/digits.py:smoke",
+          f"--workdir={workdir}",
+          "--compilation_cache=",
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+    )
+  return [(p.communicate(timeout=400), p.returncode) for p in started]
+
+
+def test_two_processes_are_as_one(tmp_path):
+  (first, code), (second, other) = _processes(2, tmp_path / "two")
+  assert (code, other) == (0, 0), (first, second)
+  assert "8 x cpu" in first[0] and "of 2 processes" in first[0]
+  # One prints and writes for all; the library of the collectives prints too.
+  said = [line for line in second[0].splitlines() if "[Gloo]" not in line]
+  assert not said
+  ((single, code),) = _processes(1, tmp_path / "one", devices=8)
+  assert code == 0, single
+  pairs = zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True)
+  for a, b in pairs:
+    assert a["kind"] == b["kind"]
+    if a["kind"] == "train":
+      assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+  result = json.loads((tmp_path / "two" / "result.json").read_text())
+  assert result["device"].endswith("of 2 processes")
