@@ -28,6 +28,7 @@ from benchmarks import arguments, machine, report
 BENCHMARKS = (
   "convolution_forms",
   "epoch_time",
+  "kill_storm",
   "memory",
   "optimizer_cost",
   "peak",
