@@ -4,6 +4,8 @@
   python main.py --config=configs/digits.py:vanilla --config.seed=1
   python main.py --config=configs/digits.py --mode=evaluate
   python main.py --mode=report --workdir=runs/a --compare=runs/b,runs/c
+  python main.py --mode=export --workdir=runs/a --format=packed
+  python main.py --mode=predict --workdir=runs/a image.png
 
 After the colon: a method (ovsw, vanilla, irnet ... or a file), `,ovsw` to add
 its gradient transformation, `smoke` for a run of seconds. Set fields as in
@@ -30,8 +32,9 @@ _CACHE = flags.DEFINE_string(
   "Place of compiled programs, which may be emptied at any time; "
   "~/.cache/ovsw_jax/xla if unset, nowhere if empty.",
 )
-_MODE = flags.DEFINE_enum(
-  "mode", "train", ["train", "evaluate", "report"], "What to do."
+_MODE = flags.DEFINE_enum("mode", "train", commands.MODES, "What to do.")
+_FORMAT = flags.DEFINE_enum(
+  "format", "packed", list(commands.EXPORTED), "Of an exported network."
 )
 _COMPARE = flags.DEFINE_list("compare", [], "Further workdirs of a report.")
 
@@ -47,6 +50,7 @@ def main(argv: list[str]) -> None:
     _WORKDIR.value,
     _CACHE.value,
     _COMPARE.value,
+    _FORMAT.value,
     argv[1:],
   )
 

@@ -1,11 +1,20 @@
 """What `main.py` does once it has read its flags."""
 
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags, logging
+
+MODES = ("train", "evaluate", "report", "export", "predict")
+# Files of a workdir that hold its network, by format.
+EXPORTED = {
+  "packed": "network.safetensors",
+  "stablehlo": "network.stablehlo",
+  "onnx": "network.onnx",
+}
 
 
 def fail(message: str) -> None:
@@ -43,26 +52,32 @@ def run(
   workdir: str | None,
   cache: str | None,
   compare: Sequence[str],
+  format: str,
   rest: Sequence[str],
 ) -> None:
   """Does what a command line asks for, or fails in a line.
 
   Args:
-    mode: "train", "evaluate" or "report".
+    mode: one of `MODES`.
     config: nested config, as `configs/*.py` make them; None if not given.
     workdir: place of the run; of one that is trained or evaluated, the
       config's own if not given.
     cache: place of compiled programs, as `compilation_cache.enable` takes it.
     compare: further workdirs of a report.
-    rest: what stands on the command line beside flags.
+    format: of an exported network.
+    rest: what stands on the command line beside flags: images to predict.
   """
-  if rest:
+  if rest and mode != "predict":
     fail(f"unexpected argument {rest[0]!r}; flags are written --name=value")
   if compare and mode != "report":
     fail("--compare is of --mode=report alone")
   try:
     if mode == "report":
       _report(workdir, compare)
+    elif mode == "export":
+      _export(workdir, format)
+    elif mode == "predict":
+      _predict(workdir, rest)
     elif config is None:
       fail("--config is missing; try --config=configs/digits.py, or --help")
     else:
@@ -89,6 +104,78 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
   compilation_cache.enable(cache)
   act = stages.train if mode == "train" else stages.evaluate_newest
   act(config, workdir or settings.default_workdir(config))
+
+
+def _export(workdir: str | None, format: str) -> None:
+  """Writes a finished run's network, as bits, into its workdir."""
+  from ovsw_jax import deploy
+  from ovsw_jax.training import networks, outcome, replicas
+
+  if workdir is None:
+    raise ValueError("--workdir is missing: the run whose network to export")
+  place = _last_stage(pathlib.Path(workdir))
+  result = outcome.read(place)
+  if result is None or "data" not in result:
+    raise ValueError(
+      f"{place} holds no finished run; train it to its end first"
+    )
+  config = networks.saved_config(place, "--workdir")
+  step, variables = networks.saved_variables(place)
+  known = result["data"]
+  names = ("method", "seed", "seeds", "epochs", "command", "versions", "device")
+  told = deploy.export(
+    networks.network(config, networks.method(config), len(known["classes"])),
+    replicas.first(variables, config.replicas),
+    place / EXPORTED[format],
+    format=format,
+    image_shape=tuple(known["image_shape"]),
+    metadata={
+      **{name: known[name] for name in ("classes", "mean", "std")},
+      "accuracy": result["accuracy"],
+      "provenance": {
+        "config": config.name,
+        "method": config.method,
+        "step": step,
+        **{name: result[name] for name in names if name in result},
+      },
+    },
+  )
+  print(f"{told['path']}, {told['bytes']:,} bytes")
+  for note in told["notes"]:
+    print(f"note: {note}")
+
+
+def _last_stage(workdir: pathlib.Path) -> pathlib.Path:
+  """The workdir of the last stage of a staged run, or the workdir itself."""
+  from ovsw_jax.training import settings
+
+  saved = settings.read(workdir) or {}
+  stages = sorted(saved.get("stages", {}))
+  return workdir / stages[-1] if stages else workdir
+
+
+def _predict(workdir: str | None, images: Sequence[str]) -> None:
+  """Prints the likeliest classes of image files, with their probabilities."""
+  from ovsw_jax import deploy
+
+  if workdir is None:
+    raise ValueError(
+      "--workdir is missing: of an exported run, or the file of a network"
+    )
+  if not images:
+    raise ValueError("no image is named; write --mode=predict ... image.png")
+  path = pathlib.Path(workdir)
+  if not path.is_file():
+    path = _last_stage(path) / EXPORTED["packed"]
+    if not path.is_file():
+      raise ValueError(
+        f"{path.parent} holds no {path.name}; run --mode=export first"
+      )
+  found = deploy.predict(path, images)
+  rows = zip(images, found.classes, found.probabilities, strict=True)
+  for image, classes, probabilities in rows:
+    likely = zip(classes, probabilities, strict=True)
+    print(f"{image}: {', '.join(f'{name} {p:.1%}' for name, p in likely)}")
 
 
 def _report(workdir: str | None, compare: Sequence[str]) -> None:

@@ -122,6 +122,14 @@ def finish(
     "seconds_to_first_step": seconds_to_first_step,
     # Of every session of a run that was stopped, compilation included.
     "seconds": round(sum(r["seconds"] for r in ends), 1),
+    # What an exported network needs of the data it was trained on.
+    "data": {
+      "name": run.dataset.name,
+      "classes": list(run.dataset.classes),
+      "mean": list(run.dataset.mean),
+      "std": list(run.dataset.std),
+      "image_shape": list(run.image_shape),
+    },
     "device": _devices(run),
     "versions": {
       "ovsw_jax": ovsw_jax.__version__,
