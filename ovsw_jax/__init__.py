@@ -2,7 +2,7 @@
 
 The flagship method is OvSW (Overcoming Silent Weights, ECCV 2024). Importing
 this package costs jax and optax; the submodules that need Flax (`nn`,
-`models`, `methods`) load when they are first used.
+`models`, `methods`, `interop`) load when they are first used.
 
   sign        sign estimators: a sign whose derivative is chosen
   quantizers  latent weight -> bits * scale, activation -> +1 or -1
@@ -11,6 +11,7 @@ this package costs jax and optax; the submodules that need Flax (`nn`,
   nn          Flax layers: BinaryConv, BinaryDense, ...
   models      the published networks
   methods     a method of training a binary network, as a value
+  interop     the OvSW authors' PyTorch checkpoints, read and written
 """
 
 import importlib
@@ -23,11 +24,12 @@ from ovsw_jax import sign as sign
 from ovsw_jax._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
+  from ovsw_jax import interop as interop
   from ovsw_jax import methods as methods
   from ovsw_jax import models as models
   from ovsw_jax import nn as nn
 
-_NEEDS_FLAX = ("methods", "models", "nn")
+_NEEDS_FLAX = ("interop", "methods", "models", "nn")
 
 
 def __getattr__(name: str):

@@ -22,6 +22,7 @@ FLOORS = {
   "models": {"nn", "products", "quantizers", "sign"},
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
   "analysis": {"nn", "optax", "quantizers", "sign"},
+  "interop": {"models", "nn", "optax"},
   "training": {"analysis", "data", "methods", "models", "nn", "optax"},
 }
 # Third parties of the floors that must stay light.
@@ -34,6 +35,7 @@ THIRD_PARTIES = {
   "nn": {"jax", "flax"},
   "models": {"jax", "flax"},
   "methods": {"jax", "flax", "optax"},
+  "interop": {"jax", "flax", "numpy", "optax"},
 }
 HEAVY = (
   "tensorflow",
