@@ -44,7 +44,8 @@ def load(path: str | os.PathLike) -> Checkpoint:
   Examples:
     >>> import tempfile, jax, jax.numpy as jnp, ovsw_jax as ovsw
     >>> init = ovsw.models.cifar_resnet20().init
-    >>> shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    >>> images = jnp.zeros((1, 8, 8, 3))
+    >>> shapes = jax.eval_shape(init, jax.random.key(0), images)
     >>> variables = jax.tree.map(lambda v: jnp.ones(v.shape), shapes)
     >>> path = f"{tempfile.mkdtemp()}/net.pth"
     >>> ovsw.interop.torch.save(
