@@ -24,12 +24,13 @@ from ovsw_jax import sign as sign
 from ovsw_jax._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
+  from ovsw_jax import deploy as deploy
   from ovsw_jax import interop as interop
   from ovsw_jax import methods as methods
   from ovsw_jax import models as models
   from ovsw_jax import nn as nn
 
-_NEEDS_FLAX = ("interop", "methods", "models", "nn")
+_NEEDS_FLAX = ("deploy", "interop", "methods", "models", "nn")
 
 
 def __getattr__(name: str):
