@@ -22,6 +22,7 @@ FLOORS = {
   "models": {"nn", "products", "quantizers", "sign"},
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
   "analysis": {"nn", "optax", "quantizers", "sign"},
+  "deploy": {"data", "models", "nn", "products", "quantizers"},
   "interop": {"models", "nn", "optax"},
   "training": {"analysis", "data", "methods", "models", "nn", "optax"},
 }

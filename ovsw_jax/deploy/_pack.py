@@ -58,7 +58,8 @@ def pack(
     >>> import jax, jax.numpy as jnp
     >>> import ovsw_jax as ovsw
     >>> net = ovsw.models.cifar_resnet20()
-    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    >>> images = jnp.ones((1, 8, 8, 3))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
     >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
     >>> packed = ovsw.deploy.pack(net, variables)
     >>> words = packed.variables["params"]["layer3_block1"]["conv1"]["words"]

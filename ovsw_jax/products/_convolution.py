@@ -135,7 +135,8 @@ def packed_conv(
   channels = bits.shape[-1]
 
   def counted(bits, words):
-    return _packed.convolve_words(pack_bits(bits), words, channels, geometry)
+    packed = pack_bits(bits)
+    return _packed.convolve_words(packed, words, channels, geometry, apart=True)
 
   def unpacked(bits, words):
     inputs = channels // geometry.groups

@@ -110,7 +110,12 @@ def _differing(
 
 
 def convolve_words(
-  packed: jax.Array, words: jax.Array, channels: int, geometry: ConvGeometry
+  packed: jax.Array,
+  words: jax.Array,
+  channels: int,
+  geometry: ConvGeometry,
+  *,
+  apart: bool = False,
 ) -> jax.Array:
   """`convolve` with a kernel that is packed already.
 
@@ -122,6 +127,8 @@ def convolve_words(
     words: shape (height, width, words, out), from `pack_kernel`.
     channels: input channels, so many bits there are of each.
     geometry: of one group.
+    apart: counts in two halves that are put together. XLA fuses a count into
+      all that reads it, and counts anew in each; not so a concatenation.
 
   Returns:
     int32, shape (batch, height', width', out).
@@ -136,10 +143,15 @@ def convolve_words(
   )
   counter = jnp.uint16 if narrow else jnp.uint32
   blocks = [_differing(taps, block, counter) for block in _blocks(words)]
-  if len(blocks) == 1:
+  if len(blocks) > 1:
+    differing = jnp.concatenate(blocks, axis=-1)
+  elif apart and size[0] > 1:
+    half = size[0] // 2
+    halves = ([t[:, :half] for t in taps], [t[:, half:] for t in taps])
+    parts = [_differing(half, words, counter) for half in halves]
+    differing = jnp.concatenate(parts, axis=1)
+  else:
     differing = blocks[0]
-  else:  # kept apart, or they would be one loop over all channels again
-    differing = jnp.concatenate(lax.optimization_barrier(blocks), axis=-1)
   sums = rows * columns * channels - 2 * differing.astype(jnp.int32)
   outside = taps_on_padding(geometry, input_size, (rows, columns))
   if outside.any():
