@@ -48,8 +48,11 @@ class Description:
   input_scale: bool = False
   thresholds: tuple[str, ...] = ()
 
-  def module(self) -> linen.Module:
+  def module(self, *, real: bool = False) -> linen.Module:
     """The packed network.
+
+    Args:
+      real: whether bits are multiplied as float32, and not counted.
 
     Raises:
       ValueError: for a network, option or value that does not exist.
@@ -78,6 +81,7 @@ class Description:
       binarizer=self.binarizer,
       reduction=self.reduction,
       input_scale=self.input_scale,
+      real=real,
     )
     return network(**options, conv=conv, norm=_layers.norms(self.thresholds))
 

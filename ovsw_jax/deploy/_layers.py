@@ -16,6 +16,7 @@ from jax import lax
 from ovsw_jax import nn, products, quantizers
 from ovsw_jax.nn import _geometry, _slots
 from ovsw_jax.nn._binary import _window_mean
+from ovsw_jax.products._convolution import xla_convolve
 
 # How activations become bits. The first is foldable: where it follows a
 # normalization, the two are one comparison. The others need what they name.
@@ -57,6 +58,7 @@ class PackedConv(linen.Module):
     reduction: of the "self_distribution_sign".
     input_scale: multiplies the output by the mean |x| of each window, which is
       XNOR-Net's K.
+    real: multiplies as float32, where nothing counts bits.
   """
 
   features: int
@@ -68,6 +70,7 @@ class PackedConv(linen.Module):
   binarizer: str = "sign"
   reduction: int | None = None
   input_scale: bool = False
+  real: bool = False
   dtype: Any = jnp.float32  # of training; takes no part here
   kernel_init: Any = None  # likewise
 
@@ -95,7 +98,12 @@ class PackedConv(linen.Module):
     slot = binarizer(self.binarizer, self.reduction)
     bits = _slots.fill(slot, "activation_quantizer")(x, False, progress)
     self.sow("intermediates", "bits", bits)
-    sums = products.packed_conv(bits, words, geometry).astype(jnp.float32)
+    if self.real:
+      with jax.ensure_compile_time_eval():  # a constant of the program
+        kernel = products.unpack_bits(words, inputs, jnp.int8, axis=2)
+      sums = xla_convolve(bits, kernel, geometry, jnp.float32)
+    else:
+      sums = products.packed_conv(bits, words, geometry).astype(jnp.float32)
     if self.input_scale:
       mean = jnp.mean(jnp.abs(x), axis=-1, keepdims=True)
       sums *= _window_mean(mean, size=size, geometry=geometry)

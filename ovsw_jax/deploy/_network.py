@@ -16,6 +16,8 @@ from ovsw_jax import data
 from ovsw_jax.deploy import _layers
 from ovsw_jax.deploy._describe import Description
 
+_MOST_PIXELS = 4096  # along a side
+
 
 class Prediction(NamedTuple):
   """The likeliest classes of each image, the likeliest first."""
@@ -53,9 +55,15 @@ class PackedNetwork:
   metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    shape, channels = self.image_shape, self.image_shape[-1]
-    if len(shape) != 3 or any(type(n) is not int or n < 1 for n in shape):
-      raise ValueError(f"image_shape={shape} is no (height, width, channels).")
+    shape = self.image_shape
+    if len(shape) != 3 or any(
+      type(n) is not int or not 0 < n <= _MOST_PIXELS for n in shape
+    ):
+      raise ValueError(
+        f"image_shape={str(shape)[:80]} is no (height, width, channels) of at "
+        f"most {_MOST_PIXELS} each."
+      )
+    channels = shape[-1]
     for name in ("mean", "std"):
       values = self.metadata.get(name, [1.0] * channels)
       if (
