@@ -102,6 +102,9 @@ class PackedConv(linen.Module):
       with jax.ensure_compile_time_eval():  # a constant of the program
         kernel = products.unpack_bits(words, inputs, jnp.int8, axis=2)
       sums = xla_convolve(bits, kernel, geometry, jnp.float32)
+      # They are whole numbers; this keeps a runtime from multiplying what comes
+      # next into the kernel, where a sum of zero would no more be zero.
+      sums = jnp.round(sums)
     else:
       sums = products.packed_conv(bits, words, geometry).astype(jnp.float32)
     if self.input_scale:
