@@ -2,7 +2,7 @@
 
 The flagship method is OvSW (Overcoming Silent Weights, ECCV 2024). Importing
 this package costs jax and optax; the submodules that need Flax (`nn`,
-`models`, `methods`, `interop`) load when they are first used.
+`models`, `methods`, `interop`, `deploy`) load when they are first used.
 
   sign        sign estimators: a sign whose derivative is chosen
   quantizers  latent weight -> bits * scale, activation -> +1 or -1
@@ -11,6 +11,7 @@ this package costs jax and optax; the submodules that need Flax (`nn`,
   nn          Flax layers: BinaryConv, BinaryDense, ...
   models      the published networks
   methods     a method of training a binary network, as a value
+  deploy      trained networks as bits: packed, in a file, as StableHLO or ONNX
   interop     the OvSW authors' PyTorch checkpoints, read and written
 """
 

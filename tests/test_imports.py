@@ -36,9 +36,14 @@ THIRD_PARTIES = {
   "nn": {"jax", "flax"},
   "models": {"jax", "flax"},
   "methods": {"jax", "flax", "optax"},
+  # The last three only where they are used: each is an extra.
+  "deploy": {"jax", "flax", "numpy", "safetensors", "jax2onnx", "PIL"},
   "interop": {"jax", "flax", "numpy", "optax"},
 }
 HEAVY = (
+  "jax2onnx",
+  "onnx",
+  "safetensors",
   "tensorflow",
   "tensorflow_datasets",
   "orbax",
@@ -116,7 +121,14 @@ def run(code):
 
 
 @pytest.mark.parametrize(
-  "module", ("ovsw_jax", "ovsw_jax.methods", "ovsw_jax.data")
+  "module",
+  (
+    "ovsw_jax",
+    "ovsw_jax.methods",
+    "ovsw_jax.data",
+    "ovsw_jax.deploy",
+    "ovsw_jax.interop",
+  ),
 )
 def test_no_extra_is_loaded(module):
   loaded = run(
