@@ -135,7 +135,7 @@ def packed_conv(
   channels = bits.shape[-1]
 
   def counted(bits, words):
-    packed = pack_bits(bits)
+    packed = _packed.pack(bits)
     return _packed.convolve_words(packed, words, channels, geometry, apart=True)
 
   def unpacked(bits, words):

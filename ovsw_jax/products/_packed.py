@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ovsw_jax.products._bits import pack_kernel, unpack_bits
+from ovsw_jax.products._bits import pack_bits, pack_kernel, unpack_bits
 from ovsw_jax.products._geometry import (
   ConvGeometry,
   output_size,
@@ -29,6 +29,22 @@ def can_count(kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> bool:
   height, width, channels, _ = kernel_shape
   words = height * width * -(-channels // 32)
   return geometry.groups == 1 and words <= _MOST_WORDS
+
+
+def pack(bits: jax.Array) -> jax.Array:
+  """`pack_bits`, in the form that is fast on a CPU, which is little-endian.
+
+  Four comparisons are bytes of a word, which shifts bring together; an eighth
+  of the words is left to sum.
+  """
+  if bits.shape[-1] % 32:
+    return pack_bits(bits)
+  shape = bits.shape[:-1]
+  octets = (bits > 0).astype(jnp.uint8).reshape(*shape, -1, 8, 4)
+  words = lax.bitcast_convert_type(octets, jnp.uint32)
+  fours = (words | words >> 7 | words >> 14 | words >> 21) & 0xF
+  places = 4 * jnp.arange(8, dtype=jnp.uint32)
+  return jnp.sum(fours << places, axis=-1, dtype=jnp.uint32)
 
 
 def _padded(packed: jax.Array, geometry: ConvGeometry) -> jax.Array:
