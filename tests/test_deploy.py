@@ -1,6 +1,8 @@
 """Packed networks compute what the trained ones do, on the same bits."""
 
 import functools
+import gzip
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from ovsw_jax import deploy, methods, models, nn
 from ovsw_jax.deploy import _layers, _pack
+from ovsw_jax.interop import torch as interop
 from tests import packed_networks
 from tests.test_models_golden import REFERENCE, golden_variables, nhwc
 
@@ -37,9 +40,28 @@ def test_a_golden_network(golden):
   )
 
 
+def test_a_file_of_the_authors_leaves_as_bits(golden, tmp_path):
+  """Trained by their code, read by `interop`, packed."""
+  folder = pathlib.Path(packed_networks.__file__).parent / "golden"
+  path = tmp_path / "epoch_3.state"
+  path.write_bytes(
+    gzip.decompress((folder / "checkpoint_resnet20.pth.gz").read_bytes())
+  )
+  checkpoint = interop.load(path)
+  packed = deploy.pack(checkpoint.model(), checkpoint.variables)
+  expected = golden("checkpoint_resnet20_expected")
+  images = expected["x"].astype(np.float32).transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(
+    packed(images), expected["full/logits_f64"], atol=1e-4
+  )
+
+
 METHODS = {
   "bireal": ("sign", {}),
-  "irnet": ("sign", {"block": "bireal", "shortcut": "pooled"}),
+  "irnet": (
+    "sign",
+    {"block": "bireal", "shortcut": "real", "dtype": jnp.bfloat16},
+  ),
   "rbnn": ("centred_sign", {"block": "bireal", "shortcut": "real"}),
   "rbonn": ("shifted_sign", {"block": "single", "shortcut": "pooled_real"}),
   "reactnet": ("shifted_sign", {"block": "mobile", "shortcut": "repeated"}),

@@ -19,12 +19,12 @@ NETWORKS = {"ResNet": models.ResNet, "VGGSmall": models.VGGSmall}
 _LEFT = (
   "conv",
   "conv_init",
-  "dtype",
   "head_init",
   "norm",
   "norm_axis_name",
   "norm_scale",
 )
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 _ACTIVATIONS = ("activation", "last_activation", "stem_activation")
 
 
@@ -76,6 +76,10 @@ class Description:
       if name in options:
         activation = _options.named(name, options[name], _options.ACTIVATIONS)
         options[name] = _layers.materialized(activation)
+    dtype = options.get("dtype", "float32")
+    if dtype not in _DTYPES:
+      raise ValueError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}.")
+    options["dtype"] = jnp.dtype(dtype)  # of the real convolutions
     conv = functools.partial(
       _layers.PackedConv,
       binarizer=self.binarizer,
@@ -101,7 +105,9 @@ def options(model: linen.Module) -> dict[str, Any]:
     if name in _LEFT:
       continue
     value = getattr(model, name)
-    if callable(value):
+    if name == "dtype":
+      value = jnp.dtype(value).name
+    elif callable(value):
       value = _name_of(name, value)
     found[name] = list(value) if isinstance(value, tuple) else value
   return found | {"num_classes": model.num_classes}

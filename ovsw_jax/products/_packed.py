@@ -37,7 +37,8 @@ def pack(bits: jax.Array) -> jax.Array:
   Four comparisons are bytes of a word, which shifts bring together; an eighth
   of the words is left to sum.
   """
-  if bits.shape[-1] % 32:
+  symbolic = any(not isinstance(size, int) for size in bits.shape)
+  if symbolic or bits.shape[-1] % 32:  # an export's batch of any size
     return pack_bits(bits)
   shape = bits.shape[:-1]
   octets = (bits > 0).astype(jnp.uint8).reshape(*shape, -1, 8, 4)
