@@ -2,7 +2,7 @@
 
 The flagship method is OvSW (Overcoming Silent Weights, ECCV 2024). Importing
 this package costs jax and optax; what needs Flax (`nn`, `models`, `methods`,
-`summary`) loads when it is first used.
+`summary`, `deploy`, `interop`) loads when it is first used.
 
   sign        sign estimators: a sign whose derivative is chosen
   quantizers  latent weight -> bits * scale, activation -> +1 or -1
@@ -12,6 +12,8 @@ this package costs jax and optax; what needs Flax (`nn`, `models`, `methods`,
   models      the published networks
   methods     a method of training a binary network, as a value
   summary     a model's table: bits, memory, multiplications by precision
+  deploy      trained networks as bits: packed, in a file, as StableHLO or ONNX
+  interop     the OvSW authors' PyTorch checkpoints, read and written
 """
 
 import importlib
@@ -24,12 +26,14 @@ from ovsw_jax import sign as sign
 from ovsw_jax._version import __version__ as __version__
 
 if typing.TYPE_CHECKING:
+  from ovsw_jax import deploy as deploy
+  from ovsw_jax import interop as interop
   from ovsw_jax import methods as methods
   from ovsw_jax import models as models
   from ovsw_jax import nn as nn
   from ovsw_jax._summary import summary as summary
 
-_NEEDS_FLAX = ("methods", "models", "nn", "summary")
+_NEEDS_FLAX = ("deploy", "interop", "methods", "models", "nn", "summary")
 
 
 def __getattr__(name: str):

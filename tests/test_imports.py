@@ -23,7 +23,9 @@ FLOORS = {
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
   "_summary": {"nn", "quantizers"},
   "analysis": {"nn", "optax", "quantizers", "sign"},
-  "commands": {"analysis", "training"},
+  "commands": {"analysis", "deploy", "training"},
+  "deploy": {"data", "models", "nn", "products", "quantizers"},
+  "interop": {"models", "nn", "optax"},
   "training": {"analysis", "data", "methods", "models", "nn", "optax"},
 }
 # Third parties of the floors that must stay light.
@@ -37,8 +39,14 @@ THIRD_PARTIES = {
   "models": {"jax", "flax"},
   "methods": {"jax", "flax", "optax"},
   "_summary": {"jax", "flax"},
+  # The last three only where they are used: each is an extra.
+  "deploy": {"jax", "flax", "numpy", "safetensors", "jax2onnx", "PIL"},
+  "interop": {"jax", "flax", "numpy", "optax"},
 }
 HEAVY = (
+  "jax2onnx",
+  "onnx",
+  "safetensors",
   "tensorflow",
   "tensorflow_datasets",
   "orbax",
@@ -116,7 +124,14 @@ def run(code):
 
 
 @pytest.mark.parametrize(
-  "module", ("ovsw_jax", "ovsw_jax.methods", "ovsw_jax.data")
+  "module",
+  (
+    "ovsw_jax",
+    "ovsw_jax.methods",
+    "ovsw_jax.data",
+    "ovsw_jax.deploy",
+    "ovsw_jax.interop",
+  ),
 )
 def test_no_extra_is_loaded(module):
   loaded = run(

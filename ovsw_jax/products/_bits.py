@@ -44,6 +44,25 @@ def pack_bits(bits: jax.Array) -> jax.Array:
   return jnp.sum(ones << _places(dtype), axis=-1, dtype=dtype)
 
 
+def pack_kernel(kernel: jax.Array) -> jax.Array:
+  """Packs a kernel of +1 and -1 along its input channels.
+
+  Args:
+    kernel: shape (..., in, out), +1 or -1, any real dtype.
+
+  Returns:
+    shape (..., words, out); a column of words is what `pack_bits` makes of an
+    output channel.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import products
+    >>> products.pack_kernel(jnp.array([[1.0, -1.0], [1.0, 1.0]])).tolist()
+    [[3, 2]]
+  """
+  return jnp.swapaxes(pack_bits(jnp.swapaxes(kernel, -2, -1)), -2, -1)
+
+
 def unpack_bits(
   packed: jax.Array,
   count: int,

@@ -106,6 +106,49 @@ def _convolve(bits, packed, kernel, geometry, dtype):
   )
 
 
+def packed_conv(
+  bits: jax.Array,
+  words: jax.Array,
+  geometry: ConvGeometry = _PLAIN,
+) -> jax.Array:
+  """Convolves bits with a kernel that is bits as well, packed; no gradient.
+
+  On a CPU products are counted by exclusive or and popcount. On other platforms
+  both operands are unpacked to bfloat16 for XLA's convolution, whose units
+  multiply faster than others count; sums are exact in either.
+
+  Args:
+    bits: +1 or -1, shape (batch, height, width, in).
+    words: shape (height, width, words, out), from `pack_kernel`.
+    geometry: strides, padding, dilation and groups.
+
+  Returns:
+    int32, shape (batch, height', width', out).
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import products
+    >>> x, w = -jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 1))
+    >>> products.packed_conv(x, products.pack_kernel(w))[0, :, :, 0].tolist()
+    [[-18, -18], [-18, -18]]
+  """
+  channels = bits.shape[-1]
+
+  def counted(bits, words):
+    packed = _packed.pack(bits)
+    return _packed.convolve_words(packed, words, channels, geometry, apart=True)
+
+  def unpacked(bits, words):
+    inputs = channels // geometry.groups
+    kernel = unpack_bits(words, inputs, jnp.bfloat16, axis=2)
+    sums = xla_convolve(bits, kernel, geometry, jnp.bfloat16)
+    return sums.astype(jnp.int32)
+
+  if geometry.groups > 1:
+    return unpacked(bits, words)
+  return lax.platform_dependent(bits, words, cpu=counted, default=unpacked)
+
+
 def _forward(bits, kernel, geometry, dtype):
   packed = pack_bits(bits)
   out = _convolve(bits, packed, kernel, geometry, dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ovsw_jax.products._bits import pack_bits, unpack_bits
+from ovsw_jax.products._convolution import packed_conv
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -35,6 +36,29 @@ def binary_dot(
     (((bits.ndim - 1,), (0,)), ((), ())),
     preferred_element_type=jnp.promote_types(dtype, jnp.float32),
   )
+
+
+def packed_dot(bits: jax.Array, words: jax.Array) -> jax.Array:
+  """Multiplies bits by a matrix that is bits as well, packed; no gradient.
+
+  Args:
+    bits: +1 or -1, shape (..., in).
+    words: shape (words, out), `pack_kernel` of a matrix of shape (in, out).
+
+  Returns:
+    int32, shape (..., out).
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import products
+    >>> words = products.pack_kernel(jnp.array([[1.0], [-1.0], [-1.0]]))
+    >>> products.packed_dot(jnp.array([[1.0, -1.0, 1.0]]), words).tolist()
+    [[1]]
+  """
+  *batch, inputs = bits.shape
+  pixels = bits.reshape(-1, 1, 1, inputs)
+  sums = packed_conv(pixels, words[None, None])
+  return sums.reshape(*batch, words.shape[-1])
 
 
 def _forward(bits, kernel, dtype):

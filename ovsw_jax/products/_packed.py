@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ovsw_jax.products._bits import pack_bits, unpack_bits
+from ovsw_jax.products._bits import pack_bits, pack_kernel, unpack_bits
 from ovsw_jax.products._geometry import (
   ConvGeometry,
   output_size,
@@ -17,6 +17,8 @@ from ovsw_jax.products._geometry import (
 )
 
 _MOST_WORDS = 256  # terms of one unrolled sum: 3x3 taps of 910 channels
+# Beyond these bytes a packed kernel is cut into blocks of output channels.
+_LARGE_KERNEL, _BLOCK = 2**16, 64
 # Unpacked patches in flight. Larger ones leave the cache, and are so large that
 # the allocator asks the kernel for fresh pages every time.
 _CHUNK_BYTES = 2**25
@@ -27,6 +29,23 @@ def can_count(kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> bool:
   height, width, channels, _ = kernel_shape
   words = height * width * -(-channels // 32)
   return geometry.groups == 1 and words <= _MOST_WORDS
+
+
+def pack(bits: jax.Array) -> jax.Array:
+  """`pack_bits`, in the form that is fast on a CPU, which is little-endian.
+
+  Four comparisons are bytes of a word, which shifts bring together; an eighth
+  of the words is left to sum.
+  """
+  symbolic = any(not isinstance(size, int) for size in bits.shape)
+  if symbolic or bits.shape[-1] % 32:  # an export's batch of any size
+    return pack_bits(bits)
+  shape = bits.shape[:-1]
+  octets = (bits > 0).astype(jnp.uint8).reshape(*shape, -1, 8, 4)
+  words = lax.bitcast_convert_type(octets, jnp.uint32)
+  fours = (words | words >> 7 | words >> 14 | words >> 21) & 0xF
+  places = 4 * jnp.arange(8, dtype=jnp.uint32)
+  return jnp.sum(fours << places, axis=-1, dtype=jnp.uint32)
 
 
 def _padded(packed: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -63,9 +82,6 @@ def convolve(
 ) -> jax.Array:
   """Convolves bits with a kernel of +1 and -1 by exclusive or and popcount.
 
-  The loop order is the one that vectorizes: the sum over taps and words is
-  unrolled, and output channels are innermost.
-
   Args:
     packed: shape (batch, height, width, words), from `pack_bits`.
     kernel: +1 or -1, shape (height, width, in, out).
@@ -74,27 +90,90 @@ def convolve(
   Returns:
     int32, shape (batch, height', width', out).
   """
-  rows, columns, channels, _ = kernel.shape
+  words = lax.optimization_barrier(pack_kernel(kernel))
+  return convolve_words(packed, words, kernel.shape[2], geometry)
+
+
+def _blocks(words: jax.Array) -> list[jax.Array]:
+  """A packed kernel, cut along output channels if it is large.
+
+  The loop over output channels reads a stream for each tap and word. Where
+  these are many and a power of two apart, they meet in the same few lines of
+  the first cache; blocks of their own, they do not.
+  """
+  outputs = words.shape[-1]
+  if words.nbytes <= _LARGE_KERNEL or outputs % _BLOCK:
+    return [words]
+  parts = [words[..., i : i + _BLOCK] for i in range(0, outputs, _BLOCK)]
+  # Copied, and not read in place by the loop that uses it.
+  return lax.optimization_barrier(parts)
+
+
+def _differing(
+  taps: list[jax.Array], words: jax.Array, counter: jnp.dtype
+) -> jax.Array:
+  """How many bits differ: shape (batch, height', width', out)."""
+  terms = [
+    (tap[..., word, None], words[*place, word])
+    for tap, place in zip(taps, np.ndindex(words.shape[:2]), strict=True)
+    for word in range(words.shape[2])
+  ]
+  differing = jnp.zeros((), counter)
+  for index, (bits, weights) in enumerate(terms):
+    differing += lax.population_count(bits ^ weights).astype(counter)
+    if index % _MOST_WORDS == _MOST_WORDS - 1:
+      differing = lax.optimization_barrier(differing)
+  return differing
+
+
+def convolve_words(
+  packed: jax.Array,
+  words: jax.Array,
+  channels: int,
+  geometry: ConvGeometry,
+  *,
+  apart: bool = False,
+) -> jax.Array:
+  """`convolve` with a kernel that is packed already.
+
+  The loop order is the one that vectorizes: the sum over taps and words is
+  unrolled, and output channels are innermost.
+
+  Args:
+    packed: shape (batch, height, width, words), from `pack_bits`.
+    words: shape (height, width, words, out), from `pack_kernel`.
+    channels: input channels, so many bits there are of each.
+    geometry: of one group.
+    apart: counts in two halves that are put together. XLA fuses a count into
+      all that reads it, and counts anew in each; not so a concatenation.
+
+  Returns:
+    int32, shape (batch, height', width', out).
+  """
+  rows, columns = words.shape[:2]
   input_size = packed.shape[1:3]
   size = output_size(geometry, input_size, (rows, columns))
   padded = _padded(packed, geometry)
-  kernel_words = pack_bits(jnp.swapaxes(kernel, 2, 3))
-  kernel_words = lax.optimization_barrier(kernel_words)
-  kernel_words = kernel_words.reshape(-1, *kernel_words.shape[2:])
+  taps = _taps(padded, (rows, columns), size, geometry, axis=1)
   narrow = jnp.iinfo(packed.dtype).bits <= 16 and (
     rows * columns * channels < 2**16
   )
   counter = jnp.uint16 if narrow else jnp.uint32
-  differing = jnp.zeros((), counter)
-  taps = _taps(padded, (rows, columns), size, geometry, axis=1)
-  for tap, kernel_tap in zip(taps, kernel_words, strict=True):
-    for word in range(packed.shape[-1]):
-      differs = tap[..., word, None] ^ kernel_tap[:, word]
-      differing += lax.population_count(differs).astype(counter)
+  blocks = [_differing(taps, block, counter) for block in _blocks(words)]
+  if len(blocks) > 1:
+    differing = jnp.concatenate(blocks, axis=-1)
+  elif apart and size[0] > 1:
+    half = size[0] // 2
+    halves = ([t[:, :half] for t in taps], [t[:, half:] for t in taps])
+    parts = [_differing(half, words, counter) for half in halves]
+    differing = jnp.concatenate(parts, axis=1)
+  else:
+    differing = blocks[0]
   sums = rows * columns * channels - 2 * differing.astype(jnp.int32)
   outside = taps_on_padding(geometry, input_size, (rows, columns))
   if outside.any():
-    per_tap = jnp.sum(kernel > 0, axis=2, dtype=jnp.int32) * 2 - channels
+    ones = lax.population_count(words).astype(jnp.int32)
+    per_tap = 2 * jnp.sum(ones, axis=2) - channels
     sums += jnp.einsum("hwij,ijo->hwo", outside.astype(np.int32), per_tap)
   return sums
 
