@@ -64,6 +64,15 @@ def test_train_again_and_evaluate(tmp_path, cache):
   assert reported.stdout == f"report {workdir / 'report.html'}\n"
   assert accuracy[:-1] in (workdir / "report.html").read_text()
 
+  exported = main("--mode=export", f"--workdir={workdir}")
+  network = workdir / "network.safetensors"
+  size = network.stat().st_size
+  assert exported.stdout == f"{network}, {size:,} bytes\n", exported.stderr
+  image = ROOT / "docs" / "silent_weights.png"
+  for source in (workdir, network):
+    told = main("--mode=predict", f"--workdir={source}", str(image)).stdout
+    assert re.fullmatch(rf"{image}: (\d [\d.]+%,? ?){{5}}\n", told)
+
 
 def test_help_shows_commands_and_flags():
   answer = main("--help")
@@ -84,7 +93,7 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.train.epoch=3"], 'unknown config field.*"epochs"'),
     ([CONFIG, "--config.epochs=3"], "unknown config field 'epochs'.*base.py"),
     ([CONFIG, "--config.train.epochs=x"], "--config.train.epochs=x"),
-    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate\|report>"),
+    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate\|report\|"),
     ([CONFIG, "--wrokdir=x"], "wrokdir"),
     ([CONFIG, "--compilation_cache=main.py/x"], "main.py/x cannot be made"),
     ([CONFIG, "--config.replicas=0", "W"], "replicas must be.*>= 1, got 0"),
@@ -92,6 +101,11 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.model.name=vgg19", "W"], "'vgg19'.*vgg_small"),
     ([CONFIG, "--config.distributed=True", "W"], "processes.* were not found"),
     (["--mode=report"], "--workdir is missing"),
+    (["--mode=export"], "--workdir is missing"),
+    (["--mode=export", "W"], "holds no finished run"),
+    (["--mode=export", "--format=tf"], "--format=tf.*<packed"),
+    (["--mode=predict", "W", "a.png"], "holds no network.safetensors; run --m"),
+    (["--mode=predict", "W"], "no image is named"),
     (["--mode=report", "W"], "There is no directory .*name a workdir"),
     ([CONFIG, "--compare=a"], "--compare is of --mode=report alone"),
     ([CONFIG, "--mode=evaluate", "W"], "no checkpoint; train first"),
