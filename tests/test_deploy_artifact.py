@@ -241,10 +241,20 @@ def test_stablehlo_runs_without_this_package(packed, images, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the converter and what it imports
-def test_onnx_runs_in_onnxruntime(packed, images):
+@pytest.mark.parametrize("stem", ("cifar", "imagenet"))
+def test_onnx_runs_in_onnxruntime(stem, images):
   pytest.importorskip("jax2onnx", reason="jax2onnx is not installed")
   runtime = pytest.importorskip(
     "onnxruntime", reason="onnxruntime is not installed"
+  )
+  model = packed_networks.network(stem=stem, block="bireal", shortcut="pooled")
+  if stem == "imagenet":  # whose last stage is too small to pool
+    model = model.clone(block="basic", shortcut="binary", activation="prelu")
+  packed = deploy.pack(
+    model,
+    packed_networks.variables_of(model),
+    image_shape=packed_networks.IMAGE,
+    metadata=METADATA,
   )
   session = runtime.InferenceSession(deploy.to_onnx(packed))
   (logits,) = session.run(["logits"], {"images": images})

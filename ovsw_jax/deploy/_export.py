@@ -1,9 +1,11 @@
 """A packed network as a program that runs without this package."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,29 @@ from ovsw_jax.deploy._pack import pack
 FORMATS = ("packed", "stablehlo", "onnx")
 Format = Literal["packed", "stablehlo", "onnx"]
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+_AVG_POOL = linen.avg_pool  # as it is before a converter comes
+
+
+def _max_pool(
+  x: jax.Array, window_shape: Any, strides: Any, padding: Any = ((0, 0), (0, 0))
+) -> jax.Array:
+  """`linen.max_pool` as the maximum of shifted images."""
+  padded = jnp.pad(
+    x, ((0, 0), *padding, (0, 0)), constant_values=jnp.finfo(x.dtype).min
+  )
+  sizes = [
+    (side - window) // stride * stride + 1
+    for side, window, stride in zip(
+      padded.shape[1:3], window_shape, strides, strict=True
+    )
+  ]
+  parts = [
+    padded[:, i : i + sizes[0] : strides[0], j : j + sizes[1] : strides[1]]
+    for i, j in np.ndindex(*window_shape)
+  ]
+  return functools.reduce(jnp.maximum, parts)
 
 
 def _program(network: PackedNetwork, *, real: bool = False) -> Any:
@@ -75,8 +100,17 @@ def to_onnx(network: PackedNetwork) -> bytes:
     raise ImportError(
       f'ONNX needs jax2onnx ({error}): pip install "ovsw_jax[onnx]"'
     ) from error
+  program = _program(network, real=True)
+
+  def traced(images: jax.Array) -> jax.Array:
+    # The converter puts its own pooling in the place of Flax's, which takes
+    # other arguments. Of Flax's average it converts what that is made of, but
+    # its maximum over padded windows comes out wrong (jax2onnx 0.17.1).
+    with mock.patch.multiple(linen, avg_pool=_AVG_POOL, max_pool=_max_pool):
+      return program(images)
+
   model = jax2onnx.to_onnx(
-    _program(network, real=True),
+    traced,
     inputs=[jax.ShapeDtypeStruct(("B", *network.image_shape), jnp.uint8)],
     model_name="ovsw_jax",
     input_names=["images"],
