@@ -1,6 +1,12 @@
 """Streamed batches: what is in them, and that nothing but the step decides."""
 
 import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +178,44 @@ def test_batches_are_put_ahead_of_the_caller(folder):
     assert next(batches) == 1
     assert next(batches) == 2
   assert 2 <= len(seen) <= 6
+
+
+def test_workers_end_with_a_process_that_was_killed(folder, tmp_path):
+  """SIGKILL lets nobody clean up; a group's SIGTERM is the parent's to hear."""
+  script = tmp_path / "script.py"
+  script.write_text(
+    "import multiprocessing, time\n"
+    "from ovsw_jax import data\n"
+    "if __name__ == '__main__':\n"
+    f"  dataset = data.open_stream('stream:{folder}', image_size=16)\n"
+    "  batches = data.training_batches(dataset, seed=0, batch_size=4, start=0,"
+    " stop=10**6, workers=1)\n"
+    "  next(batches)\n"
+    "  (worker,) = multiprocessing.active_children()\n"
+    "  print(worker.pid, flush=True)\n"
+    "  for _ in range(10**6): next(batches)\n"
+  )
+  process = subprocess.Popen(
+    [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
+  )
+  with process:
+    worker = int(process.stdout.readline())
+    os.kill(worker, signal.SIGTERM)
+    time.sleep(0.3)
+    assert alive(worker) and process.poll() is None
+    process.kill()
+  deadline = time.monotonic() + 20
+  while alive(worker) and time.monotonic() < deadline:
+    time.sleep(0.05)
+  assert not alive(worker)
+
+
+def alive(pid):
+  try:
+    state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+  except FileNotFoundError:
+    return False
+  return state.split()[0] != "Z"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

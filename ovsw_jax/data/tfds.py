@@ -192,11 +192,20 @@ def _read(builder: Any, split: str) -> Split:
 
 def _remedy(name: str, root: pathlib.Path, *, overwrite: bool = False) -> str:
   flags = "--file_format=array_record" + (" --overwrite" if overwrite else "")
+  if name in STREAMED:
+    before = (
+      "Its archives, which image-net.org gives on request, belong in "
+      f"{root / 'downloads' / 'manual'}. "
+    )
+    folder = "stream images from a folder with stream:<path>"
+  else:
+    before, folder = "", "read images from a folder with folder:<path>"
   return (
-    "Prepare it once, with the network (reading will not need TensorFlow):\n"
+    f"{before}Prepare it once, with the network (reading will not need "
+    "TensorFlow):\n"
     "  pip install tensorflow tensorflow-datasets && "
     f"tfds build {name} {flags} --data_dir={shlex.quote(str(root))}\n"
-    "or read images from a folder with folder:<path>."
+    f"or {folder}."
   )
 
 
