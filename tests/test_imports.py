@@ -47,6 +47,7 @@ HEAVY = (
   "sklearn",
   "PIL",
   "tqdm",
+  "grain",
 )
 
 

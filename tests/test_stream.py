@@ -106,9 +106,12 @@ def test_worker_processes_change_nothing(folder, monkeypatch):
   """Nor do the parts of batches that they hand over."""
   dataset = opened(folder)
   whole = training(dataset)
-  monkeypatch.setattr(stream, "_PART", 2)
+  monkeypatch.setattr(stream, "_PART", 5)  # two parts of three
   assert_same(training(dataset, workers=2), whole)
-  assert_same(training(dataset), whole)
+  monkeypatch.setattr(stream, "_PART", 4)
+  rows = np.arange(5)  # two parts, of three and of two
+  own = [data.Batch(*(x[:5] for x in batch)) for batch in whole]
+  assert_same(training(dataset, rows=rows), own)
 
 
 def test_processes_have_their_own_rows_of_the_same_batch(folder):

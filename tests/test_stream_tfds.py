@@ -151,5 +151,7 @@ def test_what_is_not_prepared_is_said_with_the_remedy(tmp_path):
     match=r"tfds:imagenet2012 is not prepared in [^!]*manual[^!]*stream:",
   ):
     opened(tmp_path)
+  with pytest.raises(ValueError, match=r"memory: open it with data.open_stre"):
+    data.load("tfds:imagenet2012")
   with pytest.raises(ValueError, match=r"tfds:imagenet2012 or stream:<path>"):
     data.load("imagenet")

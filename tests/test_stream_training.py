@@ -1,6 +1,11 @@
 """Runs on streamed images: train, stop, go on to the same bits, evaluate."""
 
 import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -203,3 +208,60 @@ def test_workers_may_change_and_older_runs_go_on(folder, tmp_path):
     del old[f"data.{field}"]
   settings.write_json(tmp_path / settings.CONFIG_FILE, settings.nested(old))
   settings.check_workdir(plain, tmp_path)
+
+
+PROCESS = """
+import sys
+from ovsw_jax.data import crops
+from ovsw_jax.training import loop, mesh, networks
+from tests.test_step import Tiny
+from tests.test_stream_training import streamed
+
+networks.models.make = lambda name, **_: Tiny(name=None)
+mesh.start_processes(False)
+cut, count = crops.RandomCrop.__call__, 0
+def counted(*arguments):
+  global count
+  count += 1
+  return cut(*arguments)
+crops.RandomCrop.__call__ = counted
+config = streamed(sys.argv[1], **{"mesh.data": None})
+loop.train_and_evaluate(config, sys.argv[2])
+print("crops", count)
+"""
+
+
+def test_two_processes_share_the_decoding(folder, tmp_path):
+  """Eight steps of eight images, of which each process decodes four."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESS, str(folder), str(tmp_path / "two")],
+      env=os.environ
+      | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=pathlib.Path(__file__).parent.parent,
+    )
+    for index in range(2)
+  ]
+  said = [process.communicate(timeout=300) for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  assert all("crops 32\n" in out for out, _ in said)
+  loop.train_and_evaluate(
+    streamed(folder, **{"mesh.data": 4}), tmp_path / "one"
+  )
+  two, one = (
+    json.loads((tmp_path / name / "result.json").read_text())
+    for name in ("two", "one")
+  )
+  assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)

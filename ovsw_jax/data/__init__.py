@@ -86,6 +86,10 @@ def load(
   """
   if name == "digits":
     return digits.load()
+  if is_streamed(name):
+    raise ValueError(
+      f"{name!r} is not held in memory: open it with data.open_stream"
+    )
   source, _, rest = name.partition(":")
   if source == "tfds" and rest:
     return tfds.load(rest, data_dir=data_dir)

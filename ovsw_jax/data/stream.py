@@ -255,9 +255,8 @@ class _Parts:
   ):
     self._examples, self._transform, self._seed = examples, transform, seed
     self._batch_size, self._start = batch_size, start
-    size = max(d for d in range(1, _PART + 1) if len(rows) % d == 0)
-    self._rows = rows.reshape(-1, size)
-    self.parts = len(self._rows)  # of a batch
+    self.parts = -(-len(rows) // _PART)  # of a batch
+    self._rows = np.array_split(rows, self.parts)
     self._count = (stop - start) * self.parts
 
   def __len__(self) -> int:

@@ -35,7 +35,11 @@ def check(config: Any) -> None:
 def workers(config: Any) -> int:
   """Processes that decode: those of the config, or one for each core."""
   wanted = config.data.workers
-  return len(os.sched_getaffinity(0)) if wanted is None else wanted
+  if wanted is not None:
+    return wanted
+  # Those that this process may use, where the system tells.
+  allowed = getattr(os, "sched_getaffinity", None)
+  return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
