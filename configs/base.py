@@ -78,11 +78,22 @@ def experiment(name: str, method: str) -> ConfigDict:
     config.model[option] = config_dict.placeholder(str)
 
   config.data = ConfigDict()
-  config.data.name = "digits"  # or tfds:<name>, folder:<path or archive>
+  # Or tfds:<name>, folder:<path or archive>; stream:<path> and
+  # tfds:imagenet2012 do not fit in memory and are decoded as they go.
+  config.data.name = "digits"
   config.data.dir = config_dict.placeholder(str)  # of prepared TFDS data
   config.data.pad = 0
   config.data.flip = False
   config.data.limit = config_dict.placeholder(int)  # so many examples only
+  # Color images alone: alexnet, ovsw or uint8, see `ovsw_jax.data.lighting`.
+  config.data.lighting = config_dict.placeholder(str)
+  # Streamed data alone: side of the images, shorter side that evaluation takes
+  # their centre of, bounds of the area of training's crops, and processes that
+  # decode (None: one for each core, 0: threads of this one).
+  config.data.image_size = 224
+  config.data.resize = 256
+  config.data.crop = (0.08, 1.0)
+  config.data.workers = config_dict.placeholder(int)
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "sgd"  # or adam, adamw
@@ -153,6 +164,28 @@ def cifar(name: str, data: str, model: str, arg: str) -> ConfigDict:
   return shrink(config) if smoke else config
 
 
+def imagenet(name: str, model: str, arg: str) -> ConfigDict:
+  """The authors' ImageNet recipe around a model, for `arg`'s method."""
+  method, smoke = parse(arg)
+  config = experiment(name, method)
+  config.model.name = model
+  config.data.name = "tfds:imagenet2012"
+  config.data.flip = True
+  config.data.crop = (0.08, 1.25)
+  config.data.lighting = "ovsw"
+  for argument, value in (("delta", 0.01), ("weight", 2e-5)):
+    if argument in config.method_args:
+      config.method_args[argument] = value
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.decay_1d = False
+  config.schedule.name = "cosine_epoch"
+  config.schedule.warmup_epochs = 5
+  config.train.epochs = 200
+  config.train.batch_size = 512
+  config.train.log_every = 100
+  return shrink(config) if smoke else config
+
+
 def published(
   name: str, method: str, networks: Mapping[str, Fields], arg: str
 ) -> ConfigDict:
@@ -197,6 +230,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.name = f"{config.name}_smoke"
   config.data.name = "digits"
   config.data.limit = 32
+  config.data.lighting = None  # digits are grey
   config.schedule.warmup_epochs = 0
   config.train.epochs = 2
   config.train.batch_size = 16

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import (
   arguments,
   convolution_forms,
+  decode,
   epoch_time,
   flops,
   machine,
@@ -297,6 +298,7 @@ SCRIPTS = {
   script.__name__.split(".")[1]: script
   for script in (
     convolution_forms,
+    decode,
     epoch_time,
     memory,
     optimizer_cost,
@@ -330,6 +332,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("epoch_time", "--epochs=1", "at least 2, as the first one compiles"),
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
+    ("decode", "--batch=999", "--batch=999 is more than --count=256"),
     ("peak", "--sizes=big", "'big' is no whole number above 0"),
     ("reproduce", "--methods=bop", "unknown 'bop'; known: vanilla, ags"),
     ("reproduce", "--seeds=a", "'a' is no list of whole numbers"),

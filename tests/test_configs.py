@@ -25,6 +25,7 @@ PUBLISHED = {
   f"cifar10_{method}": method for method in ("irnet", "rbnn", "recu", "sdbnn")
 }
 STAGED = "cifar10_two_step"
+IMAGENET = ["imagenet_resnet18", "imagenet_resnet34"]
 SINGLE = [name for name in NAMES if name not in PUBLISHED]
 CIFAR = [name for name in SINGLE if name.startswith("cifar") and name != STAGED]
 
@@ -36,7 +37,7 @@ def module(name):
 def test_the_files_are_those_promised():
   networks = ("resnet18", "resnet20", "resnet34", "vgg_small")
   cifar = [f"cifar{n}_{net}" for n in (10, 100) for net in networks]
-  assert sorted([*cifar, *PUBLISHED, STAGED, "digits"]) == NAMES
+  assert sorted([*cifar, *PUBLISHED, STAGED, "digits", *IMAGENET]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,10 +100,43 @@ def test_cifar_is_the_authors_recipe(name):
   assert {field: flat[field] for field in recipe} == recipe
 
 
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_is_the_authors_recipe(name):
+  config = module(name).get_config()
+  assert config.model.name == name.removeprefix("imagenet_")
+  flat = settings.flatten(settings.resolved(config))
+  recipe = {
+    "method_args.delta": 0.01,
+    "method_args.weight": 2e-5,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": False,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.decay_1d": False,
+    "loss.label_smoothing": 0.0,
+    "schedule.name": "cosine_epoch",
+    "schedule.warmup_epochs": 5,
+    "schedule.floor": 1e-5,
+    "train.epochs": 200,
+    "train.batch_size": 512,
+    "data.name": "tfds:imagenet2012",
+    "data.image_size": 224,
+    "data.resize": 256,
+    "data.crop": [0.08, 1.25],
+    "data.lighting": "ovsw",
+    "data.flip": True,
+    "data.pad": 0,
+  }
+  assert {field: flat[field] for field in recipe} == recipe
+  # A method without these arguments keeps its own.
+  assert not module(name).get_config("vanilla").method_args
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_only_the_published_setting_goes_without_a_warning(name):
   published = "authors' published" in inspect.getdoc(module(name))
-  assert published == (name == "cifar10_resnet20")
+  assert published == (name in ["cifar10_resnet20", *IMAGENET])
 
 
 def test_digits_are_never_mirrored():

@@ -55,6 +55,7 @@ HEAVY = (
   "sklearn",
   "PIL",
   "tqdm",
+  "grain",
 )
 
 

@@ -1,10 +1,14 @@
-"""Data sets in memory, and what happens to their images on the device."""
+"""Data sets, in memory or streamed, and what happens to their images."""
 
 import os
 import pathlib
 
 from ovsw_jax.data import digits, folder, tfds
 from ovsw_jax.data._dataset import Dataset, Split
+from ovsw_jax.data._encoded import Encoded, Examples, rgb
+from ovsw_jax.data.crops import Box, CentralCrop, RandomCrop, random_box
+from ovsw_jax.data.draws import host_order, uniforms
+from ovsw_jax.data.lighting import LIGHTINGS, lighting
 from ovsw_jax.data.pipeline import (
   augment,
   batch_indices,
@@ -12,16 +16,41 @@ from ovsw_jax.data.pipeline import (
   eval_batches,
   normalize,
 )
+from ovsw_jax.data.stream import (
+  Batch,
+  Streamed,
+  evaluation_batches,
+  is_streamed,
+  open_stream,
+  training_batches,
+)
 
 __all__ = [
+  "LIGHTINGS",
+  "Batch",
+  "Box",
+  "CentralCrop",
   "Dataset",
+  "Encoded",
+  "Examples",
+  "RandomCrop",
   "Split",
+  "Streamed",
   "augment",
   "batch_indices",
   "epoch_order",
   "eval_batches",
+  "evaluation_batches",
+  "host_order",
+  "is_streamed",
+  "lighting",
   "load",
   "normalize",
+  "open_stream",
+  "random_box",
+  "rgb",
+  "training_batches",
+  "uniforms",
 ]
 
 
@@ -57,6 +86,10 @@ def load(
   """
   if name == "digits":
     return digits.load()
+  if is_streamed(name):
+    raise ValueError(
+      f"{name!r} is not held in memory: open it with data.open_stream"
+    )
   source, _, rest = name.partition(":")
   if source == "tfds" and rest:
     return tfds.load(rest, data_dir=data_dir)
@@ -65,5 +98,7 @@ def load(
     return folder.load(pathlib.Path(data_dir or "").expanduser() / path)
   raise ValueError(
     f"unknown data set {name!r}: write digits, "
-    f"{', '.join(f'tfds:{known}' for known in tfds.NAMES)} or folder:<path>"
+    f"{', '.join(f'tfds:{known}' for known in tfds.NAMES)} or folder:<path>; "
+    "or, not to be held in memory, "
+    f"{', '.join(f'tfds:{known}' for known in tfds.STREAMED)} or stream:<path>"
   )

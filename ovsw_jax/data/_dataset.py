@@ -76,6 +76,16 @@ class Dataset:
           f"for each channel, got {getattr(self, field)}"
         )
 
+  @property
+  def counts(self) -> tuple[int, int]:
+    """How many training and test images there are."""
+    return len(self.train.labels), len(self.test.labels)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of an image."""
+    return self.train.images.shape[1:]
+
 
 # The OvSW authors' constants, which they use for CIFAR-100 as well.
 CIFAR_MEAN = (0.491, 0.482, 0.447)

@@ -37,19 +37,30 @@ def list_folder(path: pathlib.Path) -> Listing:
   for split in ("train", "test"):
     if not (path / split).is_dir():
       continue
-    walk = os.walk(path / split, onerror=_raise, followlinks=True)
-    for place, folders, files in walk:
+    for place, _, files in walk(path / split):
       parts = pathlib.Path(place).relative_to(path).parts
       directories.add(parts)
-      folders[:] = [
-        name
-        for name in folders
-        if not _hidden(name) and not _leads_back(pathlib.Path(place, name))
-      ]
       for name in files:
-        if _is_image(name):
+        if is_image(name):
           images[*parts, name] = pathlib.Path(place, name).read_bytes
   return Listing(directories, images)
+
+
+def walk(folder: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
+  """`os.walk` through links, but for hidden folders and those that lead back.
+
+  Raises:
+    OSError: a folder cannot be read.
+  """
+  for place, folders, files in os.walk(
+    folder, onerror=_raise, followlinks=True
+  ):
+    folders[:] = [
+      name
+      for name in folders
+      if not _hidden(name) and not _leads_back(pathlib.Path(place, name))
+    ]
+    yield place, folders, files
 
 
 def list_archive(path: pathlib.Path) -> Listing:
@@ -69,7 +80,7 @@ def list_archive(path: pathlib.Path) -> Listing:
         continue
       if content is None:
         directories.add(parts)
-      elif _is_image(parts[-1]):
+      elif is_image(parts[-1]):
         data = content()
         images[parts] = lambda data=data: data
   except _Refused as error:
@@ -178,5 +189,6 @@ def _hidden(name: str) -> bool:
   )
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+  """Whether a file is one by its name, and not hidden."""
   return not _hidden(name) and name.lower().endswith(IMAGES)

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from ovsw_jax import data
 from ovsw_jax.training import (
+  batches,
   checkpoint,
   experiment,
   mesh,
@@ -30,6 +31,11 @@ def _batch(variables, split, indices, weights, *, recipe, count):
     return eval_step(variables, images, labels, weights, recipe)
 
   return replicas.each(sums, count)(variables)
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def _streamed_batch(variables, batch, *, recipe):
+  return eval_step(variables, *map(recipe.laid_out, batch), recipe)
 
 
 def over_split(
@@ -56,14 +62,49 @@ def over_split(
   """
   n = len(split.labels)
   size = -(-min(batch_size, n) // devices) * devices
-  batches = data.eval_batches(n, size)
+  cut = data.eval_batches(n, size)
   parts = [
     _batch(variables, split, indices, weights, recipe=recipe, count=count)
-    for indices, weights in zip(*batches, strict=True)
+    for indices, weights in zip(*cut, strict=True)
   ]
+  return _means(parts)
+
+
+def over_stream(run: experiment.Experiment, variables: Any) -> dict[str, Any]:
+  """As `over_split`, of a run whose data set is streamed.
+
+  It waits for all but the last two batches, so that no more than those are on
+  the device.
+  """
+  parts = []
+  with batches.evaluation(run) as stream:
+    for batch in stream:
+      parts.append(_streamed_batch(variables, batch, recipe=run.recipe))
+      jax.block_until_ready(parts[-3:-2])
+  return _means(parts)
+
+
+def _means(parts: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
   sums = jax.tree.map(lambda *values: jnp.stack(values).sum(0), *parts)
   weight = sums.pop("weight")
   return {name: value / weight for name, value in sums.items()}
+
+
+def tester(
+  run: experiment.Experiment,
+) -> Callable[[Any], dict[str, jax.Array]]:
+  """A function of a model's variables: their means over the test split."""
+  if isinstance(run.dataset, data.Streamed):
+    return functools.partial(over_stream, run)
+  test = mesh.put(run.dataset.test, run.mesh)
+  return lambda variables: over_split(
+    variables,
+    test,
+    run.recipe,
+    run.config.eval.batch_size,
+    run.config.replicas,
+    mesh.size(run.mesh),
+  )
 
 
 def numbers(means: Mapping[str, Any]) -> dict[str, float]:
@@ -110,20 +151,12 @@ def evaluate(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
   template = {part: getattr(abstract, part) for part in parts}
   restored = checkpoint.restore(directory, steps[-1], template)
   variables = abstract.replace(**restored).variables
-  means = over_split(
-    variables,
-    mesh.put(run.dataset.test, run.mesh),
-    run.recipe,
-    config.eval.batch_size,
-    config.replicas,
-    mesh.size(run.mesh),
-  )
-  values = numbers(means)
+  values = numbers(tester(run)(variables))
   epoch = steps[-1] // run.steps_per_epoch
   text = (
     f"epoch {epoch}: top-1 {replicas.percent(values, 'accuracy')}, top-5 "
     f"{replicas.percent(values, 'top5')}, loss {values['loss']:.4f} on "
-    f"{len(run.dataset.test.labels):,} test images"
+    f"{run.dataset.counts[1]:,} test images"
     + (f", {config.replicas} seeds" if config.replicas > 1 else "")
   )
   if mesh.first_process():

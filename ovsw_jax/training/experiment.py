@@ -8,7 +8,14 @@ import jax
 import numpy as np
 
 from ovsw_jax import data
-from ovsw_jax.training import mesh, networks, optimizer, replicas, schedules
+from ovsw_jax.training import (
+  batches,
+  mesh,
+  networks,
+  optimizer,
+  replicas,
+  schedules,
+)
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe
 
@@ -20,7 +27,7 @@ class Experiment(NamedTuple):
   """A config made real; building it writes nothing."""
 
   config: Any
-  dataset: data.Dataset
+  dataset: data.Dataset | data.Streamed
   recipe: Recipe
   binary: bool  # whether the model has latent binary weights
   steps_per_epoch: int
@@ -34,7 +41,7 @@ class Experiment(NamedTuple):
   @property
   def image_shape(self) -> tuple[int, ...]:
     """Height, width and channels of the data set's images."""
-    return self.dataset.train.images.shape[1:]
+    return self.dataset.image_shape
 
   def initial_state(self) -> train_state.TrainState:
     """The state before the first step."""
@@ -77,6 +84,32 @@ def _limited(split: data.Split, limit: int | None) -> data.Split:
   return data.Split(split.images[chosen], split.labels[chosen])
 
 
+def _dataset(config: Any) -> data.Dataset | data.Streamed:
+  """The config's data set, with no more examples than it wants."""
+  options, limit = config.data, config.data.limit
+  if data.is_streamed(options.name):
+    batches.check(config)
+    low, high = options.crop
+    return data.open_stream(
+      options.name,
+      data_dir=options.dir,
+      image_size=options.image_size,
+      resize=options.resize,
+      scale=(low, high),
+    ).limited(limit)
+  dataset = data.load(options.name, data_dir=options.dir)
+  if options.lighting is not None and dataset.image_shape[-1] != 3:
+    raise ValueError(
+      f"data.lighting={options.lighting} shifts colors, and the images of "
+      f"{options.name} have {dataset.image_shape[-1]} channels; leave it out"
+    )
+  return dataclasses.replace(
+    dataset,
+    train=_limited(dataset.train, limit),
+    test=_limited(dataset.test, limit),
+  )
+
+
 def build(config: Any, *, train: bool = True) -> Experiment:
   """Reads the data and makes method, model, optimizer and teacher.
 
@@ -98,13 +131,8 @@ def build(config: Any, *, train: bool = True) -> Experiment:
   networks.network(config, method, 2)
   if train and config.init_from is not None:
     networks.saved_config(pathlib.Path(config.init_from), "init_from")
-  dataset = data.load(config.data.name, data_dir=config.data.dir)
-  dataset = dataclasses.replace(
-    dataset,
-    train=_limited(dataset.train, config.data.limit),
-    test=_limited(dataset.test, config.data.limit),
-  )
-  examples, batch_size = len(dataset.train.labels), config.train.batch_size
+  dataset = _dataset(config)
+  (examples, _), batch_size = dataset.counts, config.train.batch_size
   if batch_size > examples:
     raise ValueError(
       f"train.batch_size={batch_size} is larger than the training set of "
@@ -144,7 +172,7 @@ def build(config: Any, *, train: bool = True) -> Experiment:
     teacher, taught = networks.teacher(
       pathlib.Path(config.loss.teacher),
       classes,
-      dataset.train.images.shape[1:],
+      dataset.image_shape,
     )
   by_epoch = config.schedule.progress == "epoch"
   recipe = Recipe(
@@ -156,6 +184,7 @@ def build(config: Any, *, train: bool = True) -> Experiment:
     std=dataset.std,
     pad=config.data.pad,
     flip=config.data.flip,
+    lighting=config.data.lighting,
     label_smoothing=config.loss.label_smoothing,
     progress_every=steps_per_epoch if by_epoch else 1,
     batch_sharding=mesh.split(devices),

@@ -6,12 +6,14 @@ import itertools
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
 
 from ovsw_jax import data
 from ovsw_jax.training import (
+  batches,
   checkpoint,
   evaluate,
   experiment,
@@ -75,6 +77,16 @@ def train_chunk(
     return jax.lax.scan(body, state, length=length)
 
   return replicas.each(chunk, _count(key))(state, order, key)
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+def train_batch(state, batch, key, teacher=None, *, recipe):
+  """One step on a batch of a stream; metrics get a last axis of one."""
+  images, labels = recipe.laid_out(batch.images), recipe.laid_out(batch.labels)
+  state, metrics = train_step(
+    state, images, labels, key, recipe, teacher=teacher
+  )
+  return state, jax.tree.map(lambda value: value[None], metrics)
 
 
 @functools.partial(
@@ -198,24 +210,14 @@ def train_and_evaluate(
 def _run(run, state, step: int, workdir: pathlib.Path, began: float):
   """From `state` to the end; returns the last state."""
   config = run.config
-  train, test = mesh.put((run.dataset.train, run.dataset.test), run.mesh)
-
-  def test_means(state):
-    return evaluate.over_split(
-      state.variables,
-      test,
-      run.recipe,
-      config.eval.batch_size,
-      config.replicas,
-      mesh.size(run.mesh),
-    )
-
+  test_means = evaluate.tester(run)
   with (
+    _source(run, step) as source,
     Records(run, workdir, step, began) as records,
     preemption.Preemption() as stop,
   ):
     for epoch in range(step // run.steps_per_epoch, config.train.epochs):
-      state, step = _train_epoch(run, state, train, step, records, stop)
+      state, step = _train_epoch(run, state, source, step, records, stop)
       if step % run.steps_per_epoch:
         records.flush()
         records.save_amid_epoch(step, snapshot(state))
@@ -225,13 +227,13 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
       due = last or stopping or not done % config.train.checkpoint_every
       # Copies, since the next dispatch is given the state's own buffers.
       kept = snapshot((layers(state.opt_state), state if due else None))
-      records.end_epoch(done, test_means(state), *kept)
+      records.end_epoch(done, test_means(state.variables), *kept)
       if stopping and not last:
         records.flush()
         _stop(step, workdir)
     records.flush()
   # A run that was stopped between its last checkpoint and here has none.
-  means = records.test or jax.device_get(test_means(state))
+  means = records.test or jax.device_get(test_means(state.variables))
   if mesh.first_process():
     result = outcome.finish(
       run, state, workdir, means, records.seconds_to_first_step
@@ -252,28 +254,67 @@ def _stop(step: int, workdir: pathlib.Path) -> NoReturn:
   sys.exit(preemption.STATUS)
 
 
-def _train_epoch(run, state, train, step: int, records: Records, stop):
-  """To the epoch's end, or to where it is stopped; the state and its step."""
-  config, epoch = run.config, step // run.steps_per_epoch
+# From a step on, what an epoch dispatches: numbers of steps, and functions that
+# make them of a state.
+_Source = Callable[[int], Iterator[tuple[int, Callable[[Any], Any]]]]
+
+
+@contextlib.contextmanager
+def _source(run, step: int) -> Iterator[_Source]:
+  """Opens what a run trains on from `step` on."""
+  if not isinstance(run.dataset, data.Streamed):
+    split = mesh.put(run.dataset.train, run.mesh)
+    yield functools.partial(_dispatches_of_split, run, split)
+    return
+  with batches.training(run, step) as stream:
+    yield functools.partial(_dispatches_of_stream, run, stream)
+
+
+def _dispatches_of_split(run, split, step: int):
+  """Indices go to the device, which has all images."""
+  config = run.config
+  epoch, offset = divmod(step, run.steps_per_epoch)
   chunk = config.train.chunk or _CHUNK.get(
     jax.default_backend(), _CHUNK_ELSEWHERE
   )
-  order = epoch_order(run.order_key, epoch, n=len(train.labels))
-  offset = step % run.steps_per_epoch
+  order = epoch_order(run.order_key, epoch, n=len(split.labels))
+  for length in _lengths_left(run.steps_per_epoch, chunk, offset):
+
+    def dispatch(state, length=length):
+      return train_chunk(
+        state,
+        split,
+        order,
+        run.augment_key,
+        run.teacher,
+        recipe=run.recipe,
+        batch_size=config.train.batch_size,
+        length=length,
+      )
+
+    yield length, dispatch
+
+
+def _dispatches_of_stream(run, stream, step: int):
+  """Images go to the device, while it works on those before."""
+  for _ in range(run.steps_per_epoch - step % run.steps_per_epoch):
+    batch = next(stream)
+    yield (
+      1,
+      lambda state, batch=batch: train_batch(
+        state, batch, run.augment_key, run.teacher, recipe=run.recipe
+      ),
+    )
+
+
+def _train_epoch(run, state, source, step: int, records: Records, stop):
+  """To the epoch's end, or to where it is stopped; the state and its step."""
+  epoch, offset = divmod(step, run.steps_per_epoch)
   # Before the first epoch, the initial state was refreshed.
   if epoch and not offset and run.recipe.refresh is not None:
-    state = refreshed(state, recipe=run.recipe, count=config.replicas)
-  for length in _lengths_left(run.steps_per_epoch, chunk, offset):
-    state, metrics = train_chunk(
-      state,
-      train,
-      order,
-      run.augment_key,
-      run.teacher,
-      recipe=run.recipe,
-      batch_size=config.train.batch_size,
-      length=length,
-    )
+    state = refreshed(state, recipe=run.recipe, count=run.config.replicas)
+  for length, dispatch in source(step):
+    state, metrics = dispatch(state)
     records.put(step, length, metrics)
     step += length
     if step % run.steps_per_epoch and stop.requested(step):

@@ -47,7 +47,8 @@ def header(
   run: Experiment, state: train_state.TrainState, workdir: pathlib.Path
 ) -> str:
   """What is about to run, in a few lines."""
-  config, dataset = run.config, run.dataset
+  config = run.config
+  training, test = run.dataset.counts
   total, binary = (
     count // config.replicas
     for count in train_state.parameter_counts(state.params)
@@ -66,8 +67,8 @@ def header(
     "method": f"{config.method}({arguments}){step}",
     "model": f"{config.model.name}, {total:,} parameters, {binary:,} binary",
     **taught,
-    "data": f"{dataset.name}, {len(dataset.train.labels):,} training and "
-    f"{len(dataset.test.labels):,} test images of "
+    "data": f"{run.dataset.name}, {training:,} training and {test:,} test "
+    "images of "
     f"{'x'.join(map(str, run.image_shape))}",
     "steps": f"{config.train.epochs} epochs of {run.steps_per_epoch} steps, "
     f"batch {config.train.batch_size}{_parts(run)}",

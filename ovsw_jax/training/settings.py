@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ovsw_jax import data
 from ovsw_jax.training import optimizer
 
 CONFIG_FILE = "config.json"
@@ -17,6 +18,7 @@ CONFIG_FILE = "config.json"
 FREE_TO_CHANGE = frozenset(
   {
     "data.dir",
+    "data.workers",
     "distributed",
     "eval.batch_size",
     "init_from",
@@ -43,6 +45,11 @@ MODEL_OPTIONS = (
 _YOUNGER: Mapping[str, Any] = {
   "replicas": 1,
   "binary_weights": True,
+  "data.crop": [0.08, 1.0],
+  "data.image_size": 224,
+  "data.lighting": None,
+  "data.resize": 256,
+  "data.workers": None,
   "loss.teacher_weight": 1.0,
   "optimizer.decay_paths": None,
   "schedule.progress": "step",
@@ -96,6 +103,27 @@ FIELDS: Mapping[str, _Field] = {
   "data.pad": _FROM_ZERO,
   "data.flip": _FLAG,
   "data.limit": _COUNT_OR_NONE,
+  "data.image_size": _COUNT,
+  "data.resize": _COUNT,
+  "data.crop": _Field(
+    (list,),
+    lambda v: (
+      len(v) == 2
+      and all(type(x) in _REAL for x in v)
+      and 0 < v[0] <= v[1] < math.inf
+    ),
+    "two numbers, 0 < low <= high",
+  ),
+  "data.lighting": _Field(
+    (str, type(None)),
+    lambda v: v is None or v in data.LIGHTINGS,
+    f"one of {', '.join(data.LIGHTINGS)}, or None",
+  ),
+  "data.workers": _Field(
+    (int, type(None)),
+    lambda v: v is None or v >= 0,
+    "a whole number >= 0, or None",
+  ),
   "optimizer.name": _one_of(*optimizer.OPTIMIZERS),
   "optimizer.learning_rate": _NOT_NEGATIVE,
   "optimizer.momentum": _BELOW_ONE,

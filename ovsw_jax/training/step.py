@@ -35,6 +35,7 @@ class Recipe:
   std: tuple[float, ...]
   pad: int = 0  # pixels of zero padding before the random crop
   flip: bool = False  # random horizontal flips
+  lighting: str | None = None  # a variant of `data.lighting`
   label_smoothing: float = 0.0
   # Steps after which the method's schedules move on, an epoch's as published.
   progress_every: int = 1
@@ -264,6 +265,8 @@ def train_step(
   if axis_name is not None:
     key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
   images = data.augment(images, key, pad=recipe.pad, flip=recipe.flip)
+  if recipe.lighting is not None:
+    images = data.lighting(images, jax.random.fold_in(key, 1), recipe.lighting)
   inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
   return update(state, inputs, labels, recipe, axis_name, teacher)
 
