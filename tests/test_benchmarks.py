@@ -334,7 +334,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
     ("decode", "--batch=999", "--batch=999 is more than --count=256"),
     ("peak", "--sizes=big", "'big' is no whole number above 0"),
-    ("reproduce", "--methods=bop", "unknown 'bop'; known: vanilla, ags"),
+    ("reproduce", "--methods=bop", "unknown 'bop'; known: ags, bireal"),
     ("reproduce", "--seeds=a", "'a' is no list of whole numbers"),
     ("reproduce", "--config=configs/x.py", "no file configs/x.py"),
     ("reproduce", "lr=1", "'lr=1' is no --config.FIELD=VALUE of main.py"),
