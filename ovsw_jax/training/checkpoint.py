@@ -17,7 +17,6 @@ import logging
 import pathlib
 import shutil
 import warnings
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,8 +26,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from ovsw_jax.training import checksums
+
 _FORMAT = "ovsw_jax checkpoint 1"
-_MANIFEST = "manifest.json"
 _DAMAGED = ".damaged"
 _TEMPORARY = (".writing", ".deleted")  # and Orbax's own, "....writing.orbax..."
 
@@ -88,9 +88,9 @@ def save(directory, step: int, tree: Any, *, keep: int = 1) -> None:
     _sweep(directory)
     ocp.save(writing, arrays)
     if jax.process_index() == 0:
-      manifest["files"] = _files(writing)
-      manifest["crc32"] = _crc32(manifest)
-      (writing / _MANIFEST).write_text(json.dumps(manifest))
+      manifest["files"] = checksums.of_files(writing)
+      manifest["crc32"] = checksums.of_manifest(manifest)
+      (writing / checksums.MANIFEST).write_text(json.dumps(manifest))
       writing.rename(path)
   except Exception as error:
     _sweep(directory)
@@ -213,11 +213,13 @@ def _manifest(directory: pathlib.Path, step: int) -> tuple[dict, dict]:
       f"No checkpoint of step {step} in {directory}; steps there: {known}."
     )
   try:
-    manifest = json.loads((path / _MANIFEST).read_text())
+    manifest = json.loads((path / checksums.MANIFEST).read_text())
     if manifest["format"] != _FORMAT:
       raise ValueError(f"unknown format {manifest['format']!r}")
-    if manifest.pop("crc32") != _crc32(manifest):
-      raise ValueError(f"its {_MANIFEST} has other bits than were written")
+    if manifest.pop("crc32") != checksums.of_manifest(manifest):
+      raise ValueError(
+        f"its {checksums.MANIFEST} has other bits than were written"
+      )
     return manifest["leaves"], manifest["files"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _damaged(directory, step, error) from error
@@ -243,7 +245,7 @@ def _restore(directory, step: int, template: Any, *, whole: bool) -> Any:
   context.pytree.loading.partial_load = True
   try:
     # First, because Orbax and asyncio fill the terminal over a damaged file.
-    _check_files(path, files)
+    checksums.check_files(path, files)
     with context:
       arrays = ocp.load(path, abstract) if abstract else {}
   except Exception as error:
@@ -265,37 +267,6 @@ def _damaged(directory: pathlib.Path, step: int, error: Exception):
     f"Checkpoint {directory / str(step)} is damaged or was not written by"
     f" ovsw_jax: {_first_line(error)} Remove that directory to {outcome}."
   )
-
-
-def _files(path: pathlib.Path) -> dict[str, list[int]]:
-  """Size and CRC-32 of every file of a checkpoint, the manifest aside."""
-  found = {}
-  for file in sorted(path.rglob("*")):
-    name = file.relative_to(path).as_posix()
-    if file.is_file() and name != _MANIFEST:
-      crc32 = 0
-      with file.open("rb") as stream:
-        while chunk := stream.read(1 << 24):
-          crc32 = zlib.crc32(chunk, crc32)
-      found[name] = [file.stat().st_size, crc32]
-  return found
-
-
-def _crc32(manifest: dict[str, Any]) -> int:
-  return zlib.crc32(json.dumps(manifest).encode())
-
-
-def _check_files(path: pathlib.Path, expected: dict[str, list[int]]) -> None:
-  found = _files(path)
-  for name, (size, crc32) in expected.items():
-    if name not in found:
-      raise ValueError(f"its file {name} is missing")
-    if found[name][0] != size:
-      raise ValueError(
-        f"its file {name} has {found[name][0]} bytes, not {size}"
-      )
-    if found[name][1] != crc32:
-      raise ValueError(f"its file {name} has other bits than were written")
 
 
 def _compare(path: pathlib.Path, saved: dict, wanted: dict) -> None:
