@@ -115,13 +115,13 @@ def _export(workdir: str | None, format: str) -> None:
     raise ValueError("--workdir is missing: the run whose network to export")
   place = _last_stage(pathlib.Path(workdir))
   result = outcome.read(place)
-  if result is None or "data" not in result:
+  if result is None or "dataset" not in result:
     raise ValueError(
       f"{place} holds no finished run; train it to its end first"
     )
   config = networks.saved_config(place, "--workdir")
   step, variables = networks.saved_variables(place)
-  known = result["data"]
+  known = result["dataset"]
   names = ("method", "seed", "seeds", "epochs", "command", "versions", "device")
   told = deploy.export(
     networks.network(config, networks.method(config), len(known["classes"])),

@@ -124,7 +124,7 @@ def finish(
     # Of every session of a run that was stopped, compilation included.
     "seconds": round(sum(r["seconds"] for r in ends), 1),
     # What an exported network needs of the data it was trained on.
-    "data": {
+    "dataset": {
       "name": run.dataset.name,
       "classes": list(run.dataset.classes),
       "mean": list(run.dataset.mean),
