@@ -145,25 +145,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   """The arguments, checked."""
   parser = arguments.parser("compare_methods", __doc__)
   parser.add_argument(
-    "--config",
-    type=pathlib.Path,
-    default=pathlib.Path("configs", "digits.py"),
-    help="(default: %(default)s)",
-  )
-  parser.add_argument(
-    "--methods",
-    type=arguments.names(tuple(METHODS)),
-    default=",".join(METHODS),
-    metavar="NAMES",
-    help="comma-separated (default: all, %(default)s)",
-  )
-  parser.add_argument(
     "--rates",
     type=lambda text: [f"{float(rate):g}" for rate in text.split(",")],
     default="0.03,0.1,0.3",
     help="learning rates, comma-separated (default: %(default)s)",
   )
-  reproduce.add_queue_arguments(parser, seeds="0,1,2")
+  reproduce.add_queue_arguments(
+    parser, config="digits.py", methods=METHODS, seeds="0,1,2"
+  )
   chosen = reproduce.checked(parser, argv)
   chosen.workdir = chosen.workdir or pathlib.Path(
     "runs", f"{chosen.config.stem}_methods"

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import arguments, machine, report
+from benchmarks.reproduce import checkpoints as newest
 
 _TIMES = ("seconds", "images_per_second")
 
@@ -35,12 +36,6 @@ def start(command: list[str], log: pathlib.Path) -> subprocess.Popen:
       stdout=file,
       stderr=subprocess.STDOUT,
     )
-
-
-def newest(workdir: pathlib.Path) -> int:
-  """The step of the newest checkpoint, 0 if there is none."""
-  names = (path.name for path in (workdir / "checkpoints").glob("*"))
-  return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def half_written(workdir: pathlib.Path) -> bool:

@@ -28,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import arguments, machine, report, table
@@ -211,21 +211,12 @@ def _seeds(text: str) -> list[int]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   """The arguments, checked."""
   parser = arguments.parser("reproduce", __doc__)
-  parser.add_argument(
-    "--config",
-    type=pathlib.Path,
-    default=pathlib.Path("configs", "cifar10_resnet20.py"),
-    help="(default: %(default)s)",
+  add_queue_arguments(
+    parser,
+    config="cifar10_resnet20.py",
+    methods=_DEFAULT,
+    seeds="46,47,48,49,50",  # the authors'
   )
-  parser.add_argument(
-    "--methods",
-    type=arguments.names(tuple(METHODS)),
-    default=",".join(_DEFAULT),
-    metavar="NAMES",
-    help="comma-separated (default: %(default)s)",
-  )
-  # The authors' seeds.
-  add_queue_arguments(parser, seeds="46,47,48,49,50")
   chosen = checked(parser, argv)
   chosen.out = chosen.out or pathlib.Path(
     "results", f"{chosen.config.stem}.jsonl"
@@ -233,8 +224,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   return chosen
 
 
-def add_queue_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
-  """Adds what every queue of runs takes."""
+def add_queue_arguments(
+  parser: argparse.ArgumentParser,
+  *,
+  config: str,
+  methods: Iterable[str],
+  seeds: str,
+) -> None:
+  """Adds what every queue of runs takes, with these defaults."""
+  parser.add_argument(
+    "--config",
+    type=pathlib.Path,
+    default=pathlib.Path("configs", config),
+    help="(default: %(default)s)",
+  )
+  parser.add_argument(
+    "--methods",
+    type=arguments.names(tuple(METHODS)),
+    default=",".join(methods),
+    metavar="NAMES",
+    help="comma-separated (default: %(default)s)",
+  )
   parser.add_argument(
     "--seeds",
     type=_seeds,

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ovsw_jax import methods
+from ovsw_jax.training.settings import MODEL_OPTIONS
 
 Fields = Mapping[str, Any]  # dotted names of config fields, and their values
 
@@ -67,14 +68,7 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.model.name = "cifar_resnet20"
   config.model.dtype = "float32"  # or bfloat16; parameters stay float32
   # Options of `ovsw_jax.models.ResNet` and `VGGSmall`; None is as published.
-  for option in (
-    "activation",
-    "conv_init",
-    "head_init",
-    "last_activation",
-    "shortcut",
-    "stem_activation",
-  ):
+  for option in MODEL_OPTIONS:
     config.model[option] = config_dict.placeholder(str)
 
   config.data = ConfigDict()

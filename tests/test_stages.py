@@ -123,7 +123,7 @@ def test_the_second_stage_begins_with_the_first_ones_bits(tmp_path):
   config.init_from = str(tmp_path / "a")
   run = experiment.build(config)
   (tmp_path / "b").mkdir()
-  state, told = transfer.begin(run, tmp_path / "b")
+  state, told = transfer.begin(run, run.initial_state(), tmp_path / "b")
   assert told == f"begins   with step 4 of {tmp_path / 'a'}: 13 arrays loaded"
   same_bits(state.params, first.params)
   same_bits(state.batch_stats, first.batch_stats)
@@ -158,7 +158,7 @@ def test_replicas_begin_with_as_many(tmp_path):
   run = experiment.build(config)
   (tmp_path / "b").mkdir()
   same_bits(
-    transfer.begin(run, tmp_path / "b")[0].params,
+    transfer.begin(run, run.initial_state(), tmp_path / "b")[0].params,
     first.params,
   )
   config.replicas = 1

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from configs import digits
 from ovsw_jax import data
@@ -204,7 +205,9 @@ def test_workers_may_change_and_older_runs_go_on(folder, tmp_path):
   old = settings.flatten(settings.resolved(plain))
   for field in ("image_size", "resize", "crop", "lighting", "workers"):
     del old[f"data.{field}"]
-  settings.write_json(tmp_path / settings.CONFIG_FILE, settings.nested(old))
+  settings.write_json(
+    tmp_path / settings.CONFIG_FILE, traverse_util.unflatten_dict(old, sep=".")
+  )
   settings.check_workdir(plain, tmp_path)
 
 

@@ -9,16 +9,16 @@ import collections
 import functools
 import json
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ovsw_jax import optax as transforms
+from ovsw_jax.analysis import checksums
 
 CHECKPOINTS = "checkpoints"
-_MANIFEST, _ARRAYS = "manifest.json", "state"
+_ARRAYS = "state"
 _LATENT = "latent"
 
 # Of each weight, what the transforms keep in full and in compact states, and
@@ -51,7 +51,7 @@ def checkpoint_steps(workdir) -> list[int]:
   return sorted(
     int(entry.name)
     for entry in directory.iterdir()
-    if entry.name.isdecimal() and (entry / _MANIFEST).is_file()
+    if entry.name.isdecimal() and (entry / checksums.MANIFEST).is_file()
   )
 
 
@@ -73,7 +73,7 @@ def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
     ImportError: TensorStore is not installed.
   """
   path = pathlib.Path(workdir) / CHECKPOINTS / str(step)
-  if not (path / _MANIFEST).is_file():
+  if not (path / checksums.MANIFEST).is_file():
     raise FileNotFoundError(
       f"No checkpoint {path}; there are those of steps"
       f" {', '.join(map(str, checkpoint_steps(workdir))) or 'none'}."
@@ -104,16 +104,8 @@ def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
 
 def _checked_leaves(path: pathlib.Path) -> dict[str, Any]:
   """The arrays that a checkpoint lists, if its files are those it lists."""
-  manifest = json.loads((path / _MANIFEST).read_text())
-  for name, (size, crc32) in manifest["files"].items():
-    file, found = path / name, 0
-    if file.stat().st_size != size:
-      raise ValueError(f"its file {name} is not of {size} bytes")
-    with file.open("rb") as stream:
-      while chunk := stream.read(1 << 24):
-        found = zlib.crc32(chunk, found)
-    if found != crc32:
-      raise ValueError(f"its file {name} has other bits than were written")
+  manifest = json.loads((path / checksums.MANIFEST).read_text())
+  checksums.check_files(path, manifest["files"])
   return manifest["leaves"]
 
 

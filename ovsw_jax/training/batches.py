@@ -67,7 +67,7 @@ def evaluation(run: Any) -> Iterator[Iterator[data.Batch]]:
   devices = mesh.size(run.mesh)
   _, examples = run.dataset.counts
   wanted = min(run.config.eval.batch_size, examples)
-  size = -(-wanted // devices) * devices
+  size = mesh.rounded_up(wanted, devices)
   batches = data.evaluation_batches(
     run.dataset, batch_size=size, **_delivery(run, size)
   )

@@ -17,16 +17,17 @@ import logging
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ovsw_jax.training import checksums
+from ovsw_jax.analysis import checksums
 
 _FORMAT = "ovsw_jax checkpoint 1"
 _DAMAGED = ".damaged"
@@ -180,7 +181,7 @@ def restore(directory, step: int, template: Any) -> Any:
   return _restore(directory, step, template, whole=False)
 
 
-def variables(directory, step: int, parts: Iterable[str]) -> dict[str, Any]:
+def variables(directory, step: int, parts: Collection[str]) -> dict[str, Any]:
   """Some top-level keys of a checkpoint as nested dicts, without a template.
 
   Args:
@@ -193,15 +194,14 @@ def variables(directory, step: int, parts: Iterable[str]) -> dict[str, Any]:
     ValueError: the checkpoint is damaged.
   """
   saved, _ = _manifest(pathlib.Path(directory).absolute(), step)
-  template: dict[str, Any] = {part: {} for part in parts}
-  for name, entry in saved.items():
-    *parents, last = name.split("/")
-    if parents and parents[0] in template:
-      node = template
-      for parent in parents:
-        node = node.setdefault(parent, {})
-      node[last] = jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
-  return _restore(directory, step, template, whole=False)
+  shapes = {
+    name: jax.ShapeDtypeStruct(entry["shape"], entry["dtype"])
+    for name, entry in saved.items()
+    if name.split("/")[0] in parts and "/" in name
+  }
+  template = traverse_util.unflatten_dict(shapes, sep="/")
+  empty = {part: {} for part in parts}
+  return _restore(directory, step, empty | template, whole=False)
 
 
 def _manifest(directory: pathlib.Path, step: int) -> tuple[dict, dict]:

@@ -61,7 +61,7 @@ def over_split(
     each replica, shape (count,).
   """
   n = len(split.labels)
-  size = -(-min(batch_size, n) // devices) * devices
+  size = mesh.rounded_up(min(batch_size, n), devices)
   cut = data.eval_batches(n, size)
   parts = [
     _batch(variables, split, indices, weights, recipe=recipe, count=count)

@@ -189,7 +189,7 @@ def train_and_evaluate(
   with _memory_error_with_remedy(config):
     directory = workdir / networks.CHECKPOINTS
     restored = checkpoint.restore_latest(directory, run.abstract_state())
-    step, state = restored or (0, mesh.put(run.initial_state(), run.mesh))
+    step, state = restored or (0, run.initial_state())
     if result is not None and step == run.recipe.total_steps:
       return state
     with workdir_lock.held(workdir):
@@ -197,14 +197,13 @@ def train_and_evaluate(
         settings.write(config, workdir)
       say(outcome.header(run, state, workdir))
       if restored is None and config.init_from is not None:
-        state, told = transfer.begin(run, workdir)
+        state, told = transfer.begin(run, state, workdir)
         say(told)
-        state = mesh.put(state, run.mesh)
       if step:
         epoch, more = divmod(step, run.steps_per_epoch)
         amid = f" and {more} steps" if more else ""
         say(f"resumes  after epoch {epoch}{amid}, step {step}")
-      return _run(run, state, step, workdir, began)
+      return _run(run, mesh.put(state, run.mesh), step, workdir, began)
 
 
 def _run(run, state, step: int, workdir: pathlib.Path, began: float):

@@ -115,6 +115,11 @@ def _put_global(leaf: Any, mesh: jax.sharding.Mesh) -> jax.Array:
   )
 
 
+def rounded_up(examples: int, devices: int) -> int:
+  """The smallest batch of so many examples that falls into equal parts."""
+  return -(-examples // devices) * devices
+
+
 def check_batch(batch_size: int, accumulate: int, devices: int) -> None:
   """Raises ValueError unless a batch falls into equal parts.
 

@@ -7,7 +7,9 @@ import pathlib
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ovsw_jax import methods, models
@@ -51,7 +53,7 @@ def saved_config(workdir: pathlib.Path, field: str) -> ConfigDict:
       f"{field}={workdir} holds no {what}; train that network first, or give "
       "the workdir of one that is trained"
     )
-  whole = settings.nested(settings.with_younger(saved))
+  whole = traverse_util.unflatten_dict(settings.with_younger(saved), sep=".")
   return ConfigDict({"method_args": {}, **whole})  # none have no dotted names
 
 
@@ -82,9 +84,9 @@ def teacher(
       f"loss.teacher={workdir} tells {trained} classes apart and the data has "
       f"{classes}; give a teacher trained on the same classes"
     )
-  shape = jnp.zeros((1, *image_shape))
+  image = jnp.zeros((1, *image_shape))
   try:
-    module.apply(variables, shape, train=False)
+    jax.eval_shape(lambda: module.apply(variables, image, train=False))
   except Exception as error:
     reason = str(error).splitlines()[0]
     raise ValueError(

@@ -54,19 +54,6 @@ def each(function: Callable[..., Any], count: int) -> Callable[..., Any]:
   return unrolled
 
 
-def jitted_each(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-  """`each`, compiled; on a CPU one program that serves every replica."""
-  if count == 1 or not _one_after_the_other():
-    return jax.jit(each(function, count))
-  compiled = jax.jit(function)
-
-  def one_by_one(*args):
-    replica = lambda i: jax.tree.map(lambda leaf: leaf[i], args)
-    return stack([compiled(*replica(i)) for i in range(count)])
-
-  return one_by_one
-
-
 def _one_after_the_other() -> bool:
   return jax.default_backend() == "cpu"
 

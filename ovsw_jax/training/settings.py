@@ -167,18 +167,6 @@ def with_younger(saved: Mapping[str, Any]) -> dict[str, Any]:
   return {**_YOUNGER, **flatten(saved)}
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Dotted names as nested dicts; the inverse of `flatten`."""
-  result: dict[str, Any] = {}
-  for name, value in flat.items():
-    *parents, last = name.split(".")
-    node = result
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = value
-  return result
-
-
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Nested dicts as one with dotted names."""
   flat = {}

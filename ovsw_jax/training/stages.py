@@ -56,14 +56,10 @@ def configs(config: Any, workdir: pathlib.Path) -> dict[str, ConfigDict]:
 
 def _set(config: ConfigDict, field: str, value: Any, called: str) -> None:
   """Sets a dotted field of a config that has it."""
-  *parents, last = field.split(".")
-  node = config
-  for parent in parents:
-    node = node.get(parent) if isinstance(node, ConfigDict) else None
-  if not isinstance(node, ConfigDict) or last not in node:
+  if field not in settings.flatten(config.to_dict()):
     raise ValueError(f"{called}: there is no config field {field!r}")
   try:
-    node[last] = value
+    config.update_from_flattened_dict({field: value})
   except TypeError as error:
     raise ValueError(f"{called}: {error}") from error
 

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 from flax import traverse_util
 
 from ovsw_jax.training import mesh, networks, replicas, settings
@@ -69,12 +70,13 @@ def into(
 
 
 def begin(
-  run: Experiment, workdir: pathlib.Path
+  run: Experiment, state: train_state.TrainState, workdir: pathlib.Path
 ) -> tuple[train_state.TrainState, str]:
   """The state before the first step, from what `config.init_from` trained.
 
   The optimizer's state and what a method remembers begin anew with the loaded
-  weights. `loaded.json` has the whole report.
+  weights; what does not fit stays as it is in `state`, the initial one.
+  `loaded.json` has the whole report.
 
   Returns:
     The state, and what was and was not loaded in a line.
@@ -93,7 +95,7 @@ def begin(
     )
   step, source = networks.saved_variables(origin)
   try:
-    variables, report = into(run.initial_state().variables, source)
+    variables, report = into(state.variables, source)
   except ValueError as error:
     raise ValueError(f"init_from={origin}: {error}") from error
   if mesh.first_process():
@@ -106,7 +108,7 @@ def begin(
       variables, recipe.tx, recipe.view, recipe.refresh
     )
 
-  return replicas.jitted_each(anew, config.replicas)(variables), told
+  return jax.jit(replicas.each(anew, config.replicas))(variables), told
 
 
 def text(report: Report) -> str:

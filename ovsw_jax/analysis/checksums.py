@@ -23,17 +23,19 @@ def of_files(path: pathlib.Path) -> dict[str, list[int]]:
 
 
 def of_manifest(manifest: dict[str, Any]) -> int:
+  """CRC-32 of a manifest that does not hold it yet."""
   return zlib.crc32(json.dumps(manifest).encode())
 
 
 def check_files(path: pathlib.Path, expected: dict[str, list[int]]) -> None:
+  """Raises ValueError for a file that is not of the expected size and CRC."""
   found = of_files(path)
   for name, (size, crc32) in expected.items():
     if name not in found:
       raise ValueError(f"its file {name} is missing")
     if found[name][0] != size:
       raise ValueError(
-        f"its file {name} has {found[name][0]} bytes, not {size}"
+        f"its file {name} is not of {size} bytes but of {found[name][0]}"
       )
     if found[name][1] != crc32:
       raise ValueError(f"its file {name} has other bits than were written")
