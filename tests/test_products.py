@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from ovsw_jax import products, sign
-from ovsw_jax.products import _packed
+from ovsw_jax.products import _convolution, _packed
 
 GEOMETRIES = [
   products.ConvGeometry(strides, padding, dilation, groups)
@@ -108,6 +108,58 @@ def test_the_platform_chooses_the_form(platform, counts):
   # Forward and two gradients, or the input's and a forward for real kernels.
   assert text.count("stablehlo.convolution") == (2 if counts else 3)
   assert ("popcnt" in text) == counts
+
+
+@pytest.mark.parametrize(
+  "channels, half", ((64, True), (454, True), (512, False))
+)
+def test_what_a_gpu_convolves_in_float16(channels, half):
+  shape, kernel_shape = (1, 3, 3, channels), (3, 3, channels, 2)
+  trace = jax.jit(products.binary_conv, static_argnums=(2, 3, 4)).trace
+  x, w = jnp.ones(shape), jnp.ones(kernel_shape)
+  plain = products.ConvGeometry()
+  for promised in (False, True):
+    traced = trace(x, w, plain, jnp.float32, promised)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert ("xf16" in text) == (half and promised)
+
+
+@pytest.mark.parametrize("channels", (1, 227, 228, 454))
+def test_float16_holds_every_sum_that_it_is_used_for(channels):
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  w = bits(28, (3, 3, channels, 6))
+  # The largest sums of all, at borders too, and some just below.
+  x = jnp.concatenate([w[..., k][None] for k in range(6)])
+  x = jnp.where(jax.random.uniform(jax.random.key(29), x.shape) < 0.01, -x, x)
+  assert _convolution._half_is_exact(w.shape)
+  half = _convolution._xla_convolve_half(x, w, geometry, jnp.float32)
+  np.testing.assert_array_equal(half, plain_conv(x, w, geometry))
+
+
+def test_bounds_of_float16():
+  exact = _convolution._half_is_exact
+  assert exact((3, 3, 227, 1)) and not exact((3, 3, 229, 1))
+  assert exact((3, 3, 454, 1)) and not exact((3, 3, 456, 1))
+
+
+@pytest.mark.parametrize(
+  "dtype, narrow", ((jnp.bfloat16, True), (jnp.float32, False))
+)
+def test_a_gpu_rounds_gradients_of_bfloat16(dtype, narrow):
+  def gradients(x, w):
+    loss = lambda x, w: jnp.sum(
+      products.binary_conv(x, w, products.ConvGeometry(), dtype) ** 2
+    )
+    return jax.grad(loss, (0, 1))(x, w)
+
+  x, w = bits(30, (2, 6, 6, 8)), bits(31, (3, 3, 8, 4))
+  traced = jax.jit(gradients).trace(x, w)
+  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  convolutions = [
+    line for line in text.splitlines() if "stablehlo.convolution" in line
+  ]
+  results = [line.rpartition("->")[2] for line in convolutions]
+  assert sum("bf16" in result for result in results) == 2 * narrow
 
 
 def test_sizes_that_strides_do_not_divide():

@@ -109,6 +109,7 @@ class BinaryConv(nn.Module):
       input's height and width over the windows of the convolution. Or None.
     kernel_init: initializer of the latent weight.
     dtype: dtype of the product's operands; accumulation and output are float32.
+      On a GPU the gradients of a 16-bit product are rounded to it.
     param_dtype: dtype of the parameters.
 
   Raises:
@@ -168,7 +169,10 @@ class BinaryConv(nn.Module):
       self.param_dtype,
     )
     product = functools.partial(
-      products.binary_conv, geometry=geometry, dtype=self.dtype
+      products.binary_conv,
+      geometry=geometry,
+      dtype=self.dtype,
+      binary_kernel=self.weight_quantizer is not quantizers.real_weights,
     )
     window_mean = functools.partial(_window_mean, size=size, geometry=geometry)
     return _binary_product(

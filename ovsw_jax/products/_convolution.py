@@ -22,6 +22,11 @@ batch, size, width  XLA      popcount   XLA      patches, dot
 
 The input gradient is XLA's transposed convolution, which takes about as long as
 its forward convolution. On other platforms all three are XLA's convolutions.
+
+On a GPU, cuDNN writes what it multiplies: of 16-bit operands there are no
+float32 results, and XLA would widen the operands instead, to twice the memory
+traffic and half the rate. So sums of bits are float16 there, which holds them
+exactly, and with bfloat16 operands a gradient is rounded once, after its sum.
 """
 
 import functools
@@ -41,12 +46,23 @@ def _accumulator(dtype) -> jnp.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _half_is_exact(kernel_shape: tuple[int, ...]) -> bool:
+  """Whether float16 holds all sums of bits over a window, those cut by padding.
+
+  It has every whole number up to 2048, and every even one up to 4096; a window
+  adds an even number of bits if there are so many input channels.
+  """
+  height, width, inputs, _ = kernel_shape
+  return height * width * inputs <= (2048 if inputs % 2 else 4096)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def binary_conv(
   bits: jax.Array,
   kernel: jax.Array,
   geometry: ConvGeometry = _PLAIN,
   dtype: jax.typing.DTypeLike = jnp.float32,
+  binary_kernel: bool = False,
 ) -> jax.Array:
   """Convolves bits with a kernel; zero padding, NHWC and HWIO.
 
@@ -54,7 +70,10 @@ def binary_conv(
     bits: +1 or -1, shape (batch, height, width, in).
     kernel: shape (height, width, in / groups, out), any real values.
     geometry: strides, padding, dilation and groups.
-    dtype: dtype of the operands inside; bfloat16 is exact for +1/-1 kernels.
+    dtype: dtype of the operands inside; bfloat16 is exact for +1/-1 kernels. On
+      a GPU the two gradients are rounded to it, once summed in float32.
+    binary_kernel: promises that the kernel is +1 and -1, for which a GPU has a
+      faster form. The sums are the same.
 
   Returns:
     shape (batch, height', width', out), float32, or float64 for float64.
@@ -66,11 +85,12 @@ def binary_conv(
     >>> products.binary_conv(x, w)[0, :, :, 0].tolist()
     [[-18.0, -18.0], [-18.0, -18.0]]
   """
-  return _convolve(bits, pack_bits(bits), kernel, geometry, dtype)
+  packed = pack_bits(bits)
+  return _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
 
 
-def xla_convolve(bits, kernel, geometry, dtype) -> jax.Array:
-  """`binary_conv` as XLA's own convolution."""
+def xla_convolve(bits, kernel, geometry, dtype, result=None) -> jax.Array:
+  """`binary_conv` as XLA's own convolution, in a dtype of its own if given."""
   return lax.conv_general_dilated(
     bits.astype(dtype),
     kernel.astype(dtype),
@@ -79,11 +99,18 @@ def xla_convolve(bits, kernel, geometry, dtype) -> jax.Array:
     rhs_dilation=geometry.dilation,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=geometry.groups,
-    preferred_element_type=_accumulator(dtype),
+    preferred_element_type=result or _accumulator(dtype),
   )
 
 
-def _convolve(bits, packed, kernel, geometry, dtype):
+def _xla_convolve_half(bits, kernel, geometry, dtype) -> jax.Array:
+  """`xla_convolve` of bits with bits, through float16."""
+  half = jnp.float16
+  sums = xla_convolve(bits, kernel, geometry, half, half)
+  return sums.astype(_accumulator(dtype))
+
+
+def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def direct(bits, packed, kernel):
     del packed
     return xla_convolve(bits, kernel, geometry, dtype)
@@ -99,11 +126,17 @@ def _convolve(bits, packed, kernel, geometry, dtype):
     binary = jnp.all(jnp.abs(kernel) == 1)
     return lax.cond(binary, counted, direct, bits, packed, kernel)
 
-  if not _packed.can_count(kernel.shape, geometry):
-    return direct(bits, packed, kernel)
-  return lax.platform_dependent(
-    bits, packed, kernel, cpu=by_kernel, default=direct
-  )
+  def half(bits, packed, kernel):
+    del packed
+    return _xla_convolve_half(bits, kernel, geometry, dtype)
+
+  narrow = jnp.dtype(dtype).itemsize <= 4
+  forms = {}
+  if _packed.can_count(kernel.shape, geometry):
+    forms["cpu"] = by_kernel
+  if binary_kernel and narrow and _half_is_exact(kernel.shape):
+    forms["cuda"] = half
+  return lax.platform_dependent(bits, packed, kernel, **forms, default=direct)
 
 
 def packed_conv(
@@ -114,8 +147,8 @@ def packed_conv(
   """Convolves bits with a kernel that is bits as well, packed; no gradient.
 
   On a CPU products are counted by exclusive or and popcount. On other platforms
-  both operands are unpacked to bfloat16 for XLA's convolution, whose units
-  multiply faster than others count; sums are exact in either.
+  both operands are unpacked for XLA's convolution, whose units multiply faster
+  than others count, to bfloat16, or to float16 on a GPU; sums are exact in all.
 
   Args:
     bits: +1 or -1, shape (batch, height, width, in).
@@ -139,31 +172,39 @@ def packed_conv(
     return _packed.convolve_words(packed, words, channels, geometry, apart=True)
 
   def unpacked(bits, words):
-    inputs = channels // geometry.groups
-    kernel = unpack_bits(words, inputs, jnp.bfloat16, axis=2)
+    kernel = unpack_bits(words, kernel_shape[2], jnp.bfloat16, axis=2)
     sums = xla_convolve(bits, kernel, geometry, jnp.bfloat16)
     return sums.astype(jnp.int32)
 
-  if geometry.groups > 1:
-    return unpacked(bits, words)
-  return lax.platform_dependent(bits, words, cpu=counted, default=unpacked)
+  def half(bits, words):
+    kernel = unpack_bits(words, kernel_shape[2], jnp.float16, axis=2)
+    sums = _xla_convolve_half(bits, kernel, geometry, jnp.float32)
+    return sums.astype(jnp.int32)
+
+  height, width, _, features = words.shape
+  kernel_shape = (height, width, channels // geometry.groups, features)
+  forms = {"cpu": counted} if geometry.groups == 1 else {}
+  if _half_is_exact(kernel_shape):
+    forms["cuda"] = half
+  return lax.platform_dependent(bits, words, **forms, default=unpacked)
 
 
-def _forward(bits, kernel, geometry, dtype):
+def _forward(bits, kernel, geometry, dtype, binary_kernel):
   packed = pack_bits(bits)
-  out = _convolve(bits, packed, kernel, geometry, dtype)
+  out = _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
   # A zero-size array carries what the cotangent's shape and dtype must be.
   like = jnp.empty((0, *bits.shape[1:]), bits.dtype)
   return out, (packed, kernel, like)
 
 
-def _backward(geometry, dtype, residuals, gradient):
+def _backward(geometry, dtype, binary_kernel, residuals, gradient):
+  del binary_kernel
   packed, kernel, like = residuals
   # Without the barrier XLA's CPU backend fuses the elementwise producers of
   # the gradient into the convolutions' inner loops and recomputes them there.
-  gradient = lax.optimization_barrier(gradient).astype(dtype)
+  gradient = lax.optimization_barrier(gradient.astype(dtype))
   shape = (gradient.shape[0], *like.shape[1:])
-  to_input = xla_input_gradient(gradient, kernel.astype(dtype), shape, geometry)
+  to_input = _input_gradient(gradient, kernel.astype(dtype), shape, geometry)
   to_kernel = _kernel_gradient(gradient, packed, shape, kernel.shape, geometry)
   return to_input.astype(like.dtype), to_kernel.astype(kernel.dtype)
 
@@ -171,7 +212,27 @@ def _backward(geometry, dtype, residuals, gradient):
 binary_conv.defvjp(_forward, _backward)
 
 
-def xla_input_gradient(gradient, kernel, input_shape, geometry):
+def _rounded_on_gpu(function, gradient, other) -> jax.Array:
+  """`function(gradient, other, result)`, a 16-bit result on a GPU if it may."""
+  wide = functools.partial(function, result=_accumulator(gradient.dtype))
+  if gradient.dtype.itemsize > 2:
+    return wide(gradient, other)
+
+  def rounded(gradient, other):
+    out = function(gradient, other, result=gradient.dtype)
+    return out.astype(_accumulator(gradient.dtype))
+
+  return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
+
+
+def _input_gradient(gradient, kernel, input_shape, geometry):
+  form = functools.partial(
+    xla_input_gradient, input_shape=input_shape, geometry=geometry
+  )
+  return _rounded_on_gpu(form, gradient, kernel)
+
+
+def xla_input_gradient(gradient, kernel, input_shape, geometry, result=None):
   """Transposed convolution of the output gradient with the kernel."""
   height, width, in_per_group, out = kernel.shape
   groups = geometry.groups
@@ -196,11 +257,13 @@ def xla_input_gradient(gradient, kernel, input_shape, geometry):
     rhs_dilation=geometry.dilation,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=groups,
-    preferred_element_type=_accumulator(gradient.dtype),
+    preferred_element_type=result or _accumulator(gradient.dtype),
   )
 
 
-def xla_kernel_gradient(gradient, bits, kernel_shape, geometry) -> jax.Array:
+def xla_kernel_gradient(
+  gradient, bits, kernel_shape, geometry, result=None
+) -> jax.Array:
   """Correlation of the input bits with the output gradient, by XLA."""
   padding = []
   for axis in (0, 1):
@@ -218,14 +281,17 @@ def xla_kernel_gradient(gradient, bits, kernel_shape, geometry) -> jax.Array:
     # The batch is summed over, so it stands where input channels do.
     dimension_numbers=("CHWN", "IHWO", "HWNC"),
     batch_group_count=geometry.groups,
-    preferred_element_type=_accumulator(gradient.dtype),
+    preferred_element_type=result or _accumulator(gradient.dtype),
   )
 
 
 def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
   def direct(gradient, packed):
-    bits = unpack_bits(packed, input_shape[-1], gradient.dtype)
-    return xla_kernel_gradient(gradient, bits, kernel_shape, geometry)
+    def of_bits(gradient, packed, result):
+      bits = unpack_bits(packed, input_shape[-1], gradient.dtype)
+      return xla_kernel_gradient(gradient, bits, kernel_shape, geometry, result)
+
+    return _rounded_on_gpu(of_bits, gradient, packed)
 
   def patches(gradient, packed):
     gradient = gradient.astype(_accumulator(gradient.dtype))
