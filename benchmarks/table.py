@@ -28,9 +28,11 @@ from benchmarks import arguments, machine, report
 BENCHMARKS = (
   "convolution_forms",
   "epoch_time",
+  "kernels",
   "kill_storm",
   "memory",
   "optimizer_cost",
+  "packed_inference",
   "peak",
   "step_time",
 )

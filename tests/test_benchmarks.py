@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import gzip
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ from benchmarks import (
   decode,
   epoch_time,
   flops,
+  kernels,
   machine,
   memory,
   optimizer_cost,
@@ -259,6 +261,44 @@ def test_convolution_forms(tmp_path, capsys):
   parts = [row["part"] for row in content["rows"]]
   assert parts == ["forward", "kernel gradient", "input gradient"]
   assert printed[1][-1].endswith(")") and printed[3][-1] == ""
+
+
+def test_kernels(tmp_path, capsys):
+  content, printed = run(kernels, tmp_path / "x.json", capsys, "--smoke")
+  (row,) = content["rows"]
+  assert row["milliseconds"] > 0 and len(row["kernels"]) > 20
+  times = [kernel["milliseconds"] for kernel in row["kernels"]]
+  assert times == sorted(times, reverse=True)
+  assert printed[1][0] == row["kernels"][0]["name"]
+
+
+def trace(place, lanes):
+  """A trace of a GPU's process with these lanes of (name, microseconds)."""
+  events = [
+    {"name": "process_name", "pid": 1, "args": {"name": "/device:GPU:0"}},
+    {"name": "process_name", "pid": 2, "args": {"name": "/host:CPU"}},
+  ]
+  for tid, (pid, lane, kernels_) in enumerate(lanes):
+    events.append(
+      {"name": "thread_name", "pid": pid, "tid": tid, "args": {"name": lane}}
+    )
+    for name, dur in kernels_:
+      events.append(
+        {"name": name, "ph": "X", "pid": pid, "tid": tid, "dur": dur}
+      )
+  with gzip.open(place / "host.trace.json.gz", "wt") as file:
+    json.dump({"traceEvents": events}, file)
+
+
+def test_kernels_of_a_gpu_are_those_of_its_streams(tmp_path):
+  stream = (1, "Stream #13(Compute)", [("a", 2.0), ("b", 5.0), ("a", 1.5)])
+  scopes = (1, "XLA Ops", [("whole", 9.0)])
+  host = (2, "python", [("call", 99.0)])
+  trace(tmp_path, [stream, scopes, host])
+  assert kernels.kernels(tmp_path) == [("b", (5.0, 1)), ("a", (3.5, 2))]
+  trace(tmp_path, [host])
+  with pytest.raises(ValueError, match="no event of a device"):
+    kernels.kernels(tmp_path)
 
 
 def test_peak(tmp_path, capsys):
