@@ -7,10 +7,9 @@
 
 Runs `main.py` for a few epochs and reads the times that it wrote: `training`
 has shuffling, augmentation, every step and its record in it, `evaluation` the
-whole test split. The first epoch compiles, so the medians are over the others;
-(Off a CPU steps are queued ahead, so that most of the evaluation's time is counted
-as training's; the sum is right.)
-`start` is all that the run took beyond its epochs at those medians: reading and
+whole test split; off a CPU, where work is queued ahead, most of the evaluation's
+time counts as training's. The first epoch compiles, so the medians are over the
+others; `start` is all that the run took beyond its epochs at those medians: reading and
 decoding the images, compiling, the figure at the end. Without --data the images
 are random, in CIFAR-10's number and shape. The peer `torch` makes as many steps
 as an epoch has, right after and on one batch that stays on the device: what no

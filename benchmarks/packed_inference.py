@@ -9,10 +9,16 @@ the same with bits as float32 in XLA's convolution. A network is what
 `ovsw_jax.deploy` runs, at random weights; `torch` is `torch_peer` in
 evaluation, `onnx` the exported network in onnxruntime, both in float32. Ratios
 are the base's time over the contestant's.
+
+What bounds a packed layer stands beside it: `pack` is making and packing the
+bits alone, `call` an empty call from Python, which each inference is as well,
+and `Gop/s` what is left of the layer after both, in multiplications and
+additions: a core's limit there is how many words it counts in a second.
 """
 
 import argparse
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +27,7 @@ from benchmarks.workload import NETWORKS
 
 _LAYERS = "56x64,28x128,14x256,7x512"
 CONTESTANTS = ("packed", "torch", "onnx")
+_PART_ROUNDS = 9
 
 
 class Work(NamedTuple):
@@ -65,11 +72,37 @@ class Contestant:
     self._run, facts = self._make(work)
     return facts
 
+  def parts(self, work: Work) -> dict[str, float]:
+    """Seconds of packing alone and of an empty call."""
+    import jax
+
+    from ovsw_jax import sign
+    from ovsw_jax.products import _packed
+
+    shape = (work.batch, work.size, work.size, work.channels)
+    images = jax.random.normal(jax.random.key(0), shape)
+    pack = jax.jit(lambda x: _packed.pack(sign.hard_sign(x)))
+    empty = jax.jit(lambda x: x[:1, :1, :1, :1])
+    return {
+      name: min(_seconds(form, images) for _ in range(_PART_ROUNDS))
+      for name, form in (("pack", pack), ("call", empty))
+    }
+
   def run(self, steps: int) -> int:
     """Makes so many inferences, one after another."""
     for _ in range(steps):
       self._run()
     return steps
+
+
+def _seconds(form: Callable, images: Any, calls: int = 20) -> float:
+  import jax
+
+  jax.block_until_ready(form(images))
+  began = time.perf_counter()
+  for _ in range(calls):
+    jax.block_until_ready(form(images))
+  return (time.perf_counter() - began) / calls
 
 
 @functools.cache
@@ -235,6 +268,8 @@ def measure(
       for kind, triples in times.others.items():
         row[f"{kind}_seconds"] = timing.summary([t.other for t in triples])
         row[f"{kind}_speedup"] = timing.ratio(triples, of_base=True)
+      if item.network is None and "packed" in here:
+        row["parts"] = here["packed"].call("parts", item)
       rows.append(row)
   finally:
     say.clear()
@@ -243,12 +278,27 @@ def measure(
   return rows, device
 
 
+def _bounds(row: dict[str, Any]) -> list[str]:
+  """Cells of what bounds a packed layer; empty for what is none."""
+  if "parts" not in row:
+    return ["", "", ""]
+  pack, call = row["parts"]["pack"], row["parts"]["call"]
+  operations = 2 * row["batch"] * row["size"] ** 2
+  operations *= row["channels"] ** 2 * row["kernel"] ** 2
+  left = row["packed_seconds"]["median"] - max(pack, call)
+  rate = f"{operations / left / 1e9:,.0f}" if left > 0 else ""
+  return [f"{1e3 * pack:.3f}", f"{1e3 * call:.3f}", rate]
+
+
 def table(content: dict[str, Any]) -> str:
   """Markdown, one row a piece of work."""
   kinds = content["settings"]["contestants"]
   header = ["work", "XLA, ms"]
   for kind in kinds:
     header += [f"{kind}, ms", "faster"]
+  parts = any("parts" in row for row in content["rows"])
+  if parts:
+    header += ["pack, ms", "call, ms", "Gop/s"]
   rows = []
   for row in content["rows"]:
     if row["network"] is not None:
@@ -269,6 +319,8 @@ def table(content: dict[str, Any]) -> str:
         if known
         else ["", ""]
       )
+    if parts:
+      cells += _bounds(row)
     rows.append(cells)
   lines = [report.markdown(header, rows)]
   for row in content["rows"]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import packed_inference
+from benchmarks import packed_inference, table
 
 
 def test_a_layer_and_its_table(tmp_path, capsys):
@@ -16,7 +16,10 @@ def test_a_layer_and_its_table(tmp_path, capsys):
     row["facts"]["xla"]["weight_bytes"]
     == 32 * (row["facts"]["packed"]["weight_bytes"])
   )
-  assert "| 8@4, 3x3, batch 1 |" in capsys.readouterr().out
+  assert 0 < row["parts"]["call"] and 0 < row["parts"]["pack"]
+  printed = capsys.readouterr().out
+  assert "| 8@4, 3x3, batch 1 |" in printed and "pack, ms" in printed
+  assert table.of_file(out) in printed
 
 
 @pytest.mark.parametrize(
