@@ -7,13 +7,13 @@
 
 Runs `main.py` for a few epochs and reads the times that it wrote: `training`
 has shuffling, augmentation, every step and its record in it, `evaluation` the
-whole test split; off a CPU, where work is queued ahead, most of the evaluation's
-time counts as training's. The first epoch compiles, so the medians are over the
-others; `start` is all that the run took beyond its epochs at those medians: reading and
-decoding the images, compiling, the figure at the end. Without --data the images
-are random, in CIFAR-10's number and shape. The peer `torch` makes as many steps
-as an epoch has, right after and on one batch that stays on the device: what no
-input pipeline can beat.
+whole test split; off a CPU, where work is queued ahead, most of the latter
+counts as training. The first epoch compiles, so the medians are over the
+others; `start` is all that the run took beyond its epochs at those medians:
+reading and decoding the images, compiling, the figure at the end. Without
+--data the images are random, in CIFAR-10's number and shape. The peer `torch`
+makes as many steps as an epoch has, right after and on one batch that stays on
+the device: what no input pipeline can beat.
 """
 
 import argparse

@@ -16,7 +16,7 @@ def test_a_layer_and_its_table(tmp_path, capsys):
     row["facts"]["xla"]["weight_bytes"]
     == 32 * (row["facts"]["packed"]["weight_bytes"])
   )
-  assert 0 < row["parts"]["call"] and 0 < row["parts"]["pack"]
+  assert min(row["parts"].values()) > 0
   printed = capsys.readouterr().out
   assert "| 8@4, 3x3, batch 1 |" in printed and "pack, ms" in printed
   assert table.of_file(out) in printed
