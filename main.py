@@ -3,6 +3,7 @@
   python main.py --config=configs/digits.py
   python main.py --config=configs/digits.py:vanilla --config.seed=1
   python main.py --config=configs/digits.py --mode=evaluate
+  python main.py --config=configs/digits.py --mode=sweep --sweep=seed=0,1,2
   python main.py --mode=report --workdir=runs/a --compare=runs/b,runs/c
   python main.py --mode=export --workdir=runs/a --format=packed
   python main.py --mode=predict --workdir=runs/a image.png
@@ -37,6 +38,17 @@ _FORMAT = flags.DEFINE_enum(
   "format", "packed", list(commands.EXPORTED), "Of an exported network."
 )
 _COMPARE = flags.DEFINE_list("compare", [], "Further workdirs of a report.")
+_SWEEP = flags.DEFINE_multi_string(
+  "sweep",
+  [],
+  "FIELD=VALUE,VALUE of the config; given several times, all combinations are "
+  "trained. method=vanilla,ovsw sweeps methods.",
+)
+_DRY_RUN = flags.DEFINE_boolean(
+  "dry_run",
+  False,
+  "Print the commands of a sweep and the time they would take.",
+)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -51,6 +63,8 @@ def main(argv: list[str]) -> None:
     _CACHE.value,
     _COMPARE.value,
     _FORMAT.value,
+    _SWEEP.value,
+    _DRY_RUN.value,
     argv[1:],
   )
 

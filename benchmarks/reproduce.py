@@ -25,7 +25,6 @@ import argparse
 import json
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import arguments, machine, report, table
 from ovsw_jax.methods import METHODS
+from ovsw_jax.training import child
 
 _DEFAULT = ("vanilla", "ags", "sad", "ovsw")
 _UNFINISHED = 3  # exit status
@@ -118,14 +118,6 @@ class Deadline:
     return now + interval > self._at
 
 
-def last_line(path: pathlib.Path) -> str:
-  """The last line of a log that is being written."""
-  with path.open("rb") as file:
-    file.seek(max(path.stat().st_size - 1000, 0))
-    lines = file.read().decode(errors="replace").split("\n")
-  return next((line for line in reversed(lines) if line.strip()), "")
-
-
 def train(run: Run, deadline: Deadline, show: report.Progress) -> bool:
   """Runs main.py till it is done or time is up; whether it is done.
 
@@ -135,35 +127,20 @@ def train(run: Run, deadline: Deadline, show: report.Progress) -> bool:
   workdir = machine.ROOT / run.workdir
   if not deadline.start(checkpoints(workdir)):
     return False
-  workdir.parent.mkdir(parents=True, exist_ok=True)
-  with run.log.open("a") as log:
-    process = subprocess.Popen(
-      [sys.executable, "-u", *run.command],
-      cwd=machine.ROOT,
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-    )
-    try:
-      while process.poll() is None:
-        if deadline.due(checkpoints(workdir)):
-          return False
-        show(last_line(run.log) or "starts")
-        time.sleep(0.2)
-    finally:
-      # Whatever ends the waiting ends the run; a kill leaves nothing half-done.
-      if process.poll() is None:
-        process.terminate()
-        try:
-          process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-          process.kill()
-          process.wait()
-  if process.returncode:
-    end = "\n".join(run.log.read_text().splitlines()[-5:])
+
+  def watch() -> bool:
+    show((child.last_lines(run.log) or ["starts"])[0])
+    return deadline.due(checkpoints(workdir))
+
+  status = child.run(
+    [sys.executable, "-u", *run.command], run.log, watch, cwd=machine.ROOT
+  )
+  if status is None:
+    return False
+  if status:
+    end = "\n".join(child.last_lines(run.log, 5))
     raise ValueError(
-      f"{run} failed with status {process.returncode}; {run.log} ends with\n"
-      f"{end}"
+      f"{run} failed with status {status}; {run.log} ends with\n{end}"
     )
   return True
 

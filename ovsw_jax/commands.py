@@ -8,13 +8,17 @@ from typing import Any
 
 from absl import flags, logging
 
-MODES = ("train", "evaluate", "report", "export", "predict")
+MODES = ("train", "evaluate", "sweep", "report", "export", "predict")
 # Files of a workdir that hold its network, by format.
 EXPORTED = {
   "packed": "network.safetensors",
   "stablehlo": "network.stablehlo",
   "onnx": "network.onnx",
 }
+
+
+# What reading the flags of a config raises.
+_WRONG = (AttributeError, flags.Error, OSError)
 
 
 def fail(message: str) -> None:
@@ -36,14 +40,35 @@ def parse(argv: list[str], config: Callable[[], Any]) -> list[str]:
     rest = flags.FLAGS(argv)
     if config() is not None:
       config().lock()  # fails if the file is not there
-  except AttributeError as error:
-    field = getattr(error.args[0], "args", error.args)[0].replace("\n", ". ")
-    fail(f"unknown config field {field}; configs/base.py lists them all")
-  except (flags.Error, OSError) as error:
-    while "Traceback" in str(error) and error.__context__ is not None:
-      error = error.__context__  # what get_config itself said
-    fail(str(error).splitlines()[-1].strip())
+  except _WRONG as error:
+    fail(_reason(error))
   return rest
+
+
+def _reason(error: BaseException) -> str:
+  """What is wrong with the flags of a config, in a line."""
+  if isinstance(error, AttributeError):
+    field = getattr(error.args[0], "args", error.args)[0].replace("\n", ". ")
+    return f"unknown config field {field}; configs/base.py lists them all"
+  while "Traceback" in str(error) and error.__context__ is not None:
+    error = error.__context__  # what get_config itself said
+  return str(error).splitlines()[-1].strip()
+
+
+def config_of(arguments: Sequence[str]) -> Any:
+  """The config that `--config...` arguments make, apart from main.py's own."""
+  from ml_collections import config_flags
+
+  argv = ["main.py", *arguments]
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", flag_values=values, sys_argv=argv
+  )
+  try:
+    values(argv)
+    return holder.value
+  except _WRONG as error:
+    raise ValueError(_reason(error)) from error
 
 
 def run(
@@ -53,6 +78,8 @@ def run(
   cache: str | None,
   compare: Sequence[str],
   format: str,
+  sweep: Sequence[str],
+  dry_run: bool,
   rest: Sequence[str],
 ) -> None:
   """Does what a command line asks for, or fails in a line.
@@ -65,12 +92,16 @@ def run(
     cache: place of compiled programs, as `compilation_cache.enable` takes it.
     compare: further workdirs of a report.
     format: of an exported network.
+    sweep: fields of the config and their values, for a sweep.
+    dry_run: whether a sweep only says what it would do.
     rest: what stands on the command line beside flags: images to predict.
   """
   if rest and mode != "predict":
     fail(f"unexpected argument {rest[0]!r}; flags are written --name=value")
   if compare and mode != "report":
     fail("--compare is of --mode=report alone")
+  if (sweep or dry_run) and mode != "sweep":
+    fail(f"--{'sweep' if sweep else 'dry_run'} is of --mode=sweep alone")
   try:
     if mode == "report":
       _report(workdir, compare)
@@ -80,6 +111,8 @@ def run(
       _predict(workdir, rest)
     elif config is None:
       fail("--config is missing; try --config=configs/digits.py, or --help")
+    elif mode == "sweep":
+      _sweep(workdir, cache, sweep, dry_run)
     else:
       _train_or_evaluate(mode, config, workdir, cache)
   except (ValueError, OSError, ImportError, ArithmeticError, MemoryError) as e:
@@ -106,14 +139,49 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
   act(config, workdir or settings.default_workdir(config))
 
 
+def _sweep(workdir, cache, sweeps: Sequence[str], dry_run: bool) -> None:
+  """Makes all runs of a grid, or says which it would make."""
+  from ml_collections.config_flags import config_flags
+
+  from ovsw_jax.training import sweep
+
+  flag = flags.FLAGS["config"]
+  base = sweep.Base(
+    config_flags.get_config_filename(flag),
+    tuple(
+      f"--config.{field}={value}"
+      for field, value in config_flags.get_override_values(flag).items()
+    ),
+  )
+  program = [sys.argv[0]]
+  if cache is not None:
+    program.append(f"--compilation_cache={cache}")
+  grid = sweep.axes(sweeps)
+  given = pathlib.Path(workdir) if workdir else None
+  place, runs = sweep.plan(base, grid, given, config_of)
+  sweep.check_place(base, grid, place)
+  if dry_run:
+    print(sweep.dry_run(runs, program))
+    return
+  try:
+    failed = sweep.run(base, grid, place, runs, program)
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on", file=sys.stderr)
+    sys.exit(130)
+  if failed:
+    print(f"error: {len(failed)} runs failed:", file=sys.stderr)
+    print("\n".join(failed), file=sys.stderr)
+    sys.exit(1)
+
+
 def _export(workdir: str | None, format: str) -> None:
   """Writes a finished run's network, as bits, into its workdir."""
   from ovsw_jax import deploy
-  from ovsw_jax.training import networks, outcome, replicas
+  from ovsw_jax.training import networks, outcome, replicas, settings
 
   if workdir is None:
     raise ValueError("--workdir is missing: the run whose network to export")
-  place = _last_stage(pathlib.Path(workdir))
+  place = settings.last_stage(pathlib.Path(workdir))
   result = outcome.read(place)
   if result is None or "dataset" not in result:
     raise ValueError(
@@ -145,18 +213,10 @@ def _export(workdir: str | None, format: str) -> None:
     print(f"note: {note}")
 
 
-def _last_stage(workdir: pathlib.Path) -> pathlib.Path:
-  """The workdir of the last stage of a staged run, or the workdir itself."""
-  from ovsw_jax.training import settings
-
-  saved = settings.read(workdir) or {}
-  stages = sorted(saved.get("stages", {}))
-  return workdir / stages[-1] if stages else workdir
-
-
 def _predict(workdir: str | None, images: Sequence[str]) -> None:
   """Prints the likeliest classes of image files, with their probabilities."""
   from ovsw_jax import deploy
+  from ovsw_jax.training import settings
 
   if workdir is None:
     raise ValueError(
@@ -166,7 +226,7 @@ def _predict(workdir: str | None, images: Sequence[str]) -> None:
     raise ValueError("no image is named; write --mode=predict ... image.png")
   path = pathlib.Path(workdir)
   if not path.is_file():
-    path = _last_stage(path) / EXPORTED["packed"]
+    path = settings.last_stage(path) / EXPORTED["packed"]
     if not path.is_file():
       raise ValueError(
         f"{path.parent} holds no {path.name}; run --mode=export first"

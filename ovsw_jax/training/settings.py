@@ -255,9 +255,20 @@ def write(config: Any, workdir: pathlib.Path) -> None:
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON file that is never seen half-written."""
+  write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is never seen half-written."""
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(content, indent=2) + "\n")
+  temporary.write_text(text)
   temporary.replace(path)
+
+
+def last_stage(workdir: pathlib.Path) -> pathlib.Path:
+  """The workdir of the last stage of a staged run, or the workdir itself."""
+  stages = sorted((read(workdir) or {}).get("stages", {}))
+  return workdir / stages[-1] if stages else workdir
 
 
 def default_workdir(config: Any) -> pathlib.Path:
