@@ -45,7 +45,7 @@ _SWEEP = flags.DEFINE_multi_string(
   "trained. method=vanilla,ovsw sweeps methods.",
 )
 _DRY_RUN = flags.DEFINE_boolean(
-  "dry_run",
+  "dry-run",
   False,
   "Print the commands of a sweep and the time they would take.",
 )

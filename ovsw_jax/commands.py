@@ -101,7 +101,7 @@ def run(
   if compare and mode != "report":
     fail("--compare is of --mode=report alone")
   if (sweep or dry_run) and mode != "sweep":
-    fail(f"--{'sweep' if sweep else 'dry_run'} is of --mode=sweep alone")
+    fail(f"--{'sweep' if sweep else 'dry-run'} is of --mode=sweep alone")
   try:
     if mode == "report":
       _report(workdir, compare)
