@@ -27,12 +27,15 @@ from benchmarks import arguments, machine, report
 
 BENCHMARKS = (
   "convolution_forms",
+  "decode",
+  "device_layouts",
   "epoch_time",
   "kill_storm",
   "memory",
   "optimizer_cost",
   "peak",
   "step_time",
+  "streamed_run",
 )
 _BLOCK = re.compile(
   r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL
