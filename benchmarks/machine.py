@@ -96,6 +96,13 @@ def command() -> str:
   return shlex.join(["python", *sys.orig_argv[1:]])
 
 
+def load() -> list[float] | None:
+  """Programs that ran or waited, means of 1, 5 and 15 minutes, if known."""
+  if not hasattr(os, "getloadavg"):
+    return None  # not POSIX
+  return [round(mean, 2) for mean in os.getloadavg()]
+
+
 def describe() -> dict:
   """All of this, in plain values; the device is the worker's to tell."""
   return {
@@ -104,6 +111,7 @@ def describe() -> dict:
     "commit": commit(),
     "processor": processor(),
     "cores": cores(),
+    "load": load(),
     "system": f"{platform.system()} {platform.machine()}",
     "versions": versions(),
   }

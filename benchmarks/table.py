@@ -27,6 +27,8 @@ from benchmarks import arguments, machine, report
 
 BENCHMARKS = (
   "convolution_forms",
+  "decode",
+  "device_layouts",
   "epoch_time",
   "kernels",
   "kill_storm",
@@ -35,6 +37,7 @@ BENCHMARKS = (
   "packed_inference",
   "peak",
   "step_time",
+  "streamed_run",
 )
 _BLOCK = re.compile(
   r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL

@@ -135,6 +135,7 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
     one_arena=config.train.batch_size >= 128 and (os.cpu_count() or 1) <= 4
   )
   compilation_cache.enable(cache)
+  mesh.meet()
   act = stages.train if mode == "train" else stages.evaluate_newest
   act(config, workdir or settings.default_workdir(config))
 

@@ -16,9 +16,11 @@ from benchmarks import (
   arguments,
   convolution_forms,
   decode,
+  device_layouts,
   epoch_time,
   flops,
   kernels,
+  kill_storm,
   machine,
   memory,
   optimizer_cost,
@@ -27,6 +29,7 @@ from benchmarks import (
   report,
   reproduce,
   step_time,
+  streamed_run,
   table,
   timing,
 )
@@ -173,7 +176,7 @@ def test_workloads_pair_networks_with_batches():
   assert found[3].side == 224 and found[3].classes == 1000
 
 
-@pytest.mark.parametrize("module", (report, table, timing))
+@pytest.mark.parametrize("module", (device_layouts, report, table, timing))
 def test_examples_hold(module):
   failures, tried = doctest.testmod(module)
   assert tried and not failures
@@ -318,6 +321,19 @@ def test_epoch_time(quick, tmp_path, capsys):
   assert images == pytest.approx(64 / row["training_seconds"], rel=0.01)
 
 
+def test_decode(tmp_path, capsys):
+  content, printed = run(decode, tmp_path / "x.json", capsys, "--smoke")
+  ours, pillow, stream = content["rows"]
+  assert ours["over_pillow"]["samples"] == 2 and stream["cores"] == 1
+  assert min(row["images_per_cpu_second"] for row in (ours, pillow)) > 0
+  assert [line[0] for line in printed[1:]] == [
+    "ours",
+    "pillow",
+    "stream, 1 workers",
+  ]
+  assert min(row["images_per_second"] for row in content["rows"]) > 0
+
+
 def test_epochs_are_told_apart_from_their_evaluation(tmp_path):
   path = tmp_path / "metrics.jsonl"
   lines = [
@@ -339,12 +355,15 @@ SCRIPTS = {
   for script in (
     convolution_forms,
     decode,
+    device_layouts,
     epoch_time,
+    kill_storm,
     memory,
     optimizer_cost,
     peak,
     reproduce,
     step_time,
+    streamed_run,
     table,
   )
 }
@@ -373,6 +392,9 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
     ("decode", "--batch=999", "--batch=999 is more than --count=256"),
+    ("device_layouts", "--batch=0", "'0' is no whole number above 0"),
+    ("streamed_run", "--train=100", "--train=100 are too few for a stop"),
+    ("kill_storm", "--kills=0", "--kills=0 must be at least 1"),
     ("peak", "--sizes=big", "'big' is no whole number above 0"),
     ("reproduce", "--methods=bop", "unknown 'bop'; known: ags, bireal"),
     ("reproduce", "--seeds=a", "'a' is no list of whole numbers"),

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +155,26 @@ def test_saving_is_of_the_state_that_was_given(tmp_path):
   assert checkpoint.steps(tmp_path) == [2, 3]
   _, tree = checkpoint.restore_latest(tmp_path, {"x": jnp.zeros(5, jnp.int32)})
   assert tree["x"].tolist() == [3] * 5
+
+
+@pytest.mark.parametrize(("processes", "own"), [(1, False), (2, True)])
+def test_of_several_processes_saving_is_the_caller_s(
+  tmp_path, monkeypatch, processes, own
+):
+  """Two threads of a process must not both exchange numbers with others."""
+  threads = []
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  monkeypatch.setattr(
+    checkpoint,
+    "save",
+    lambda *_, **__: threads.append(threading.current_thread()),
+  )
+  writer = saver.Saver(tmp_path, keep=2)
+  writer.save(1, {})
+  writer.wait()
+  writer.close()
+  (thread,) = threads
+  assert (thread is threading.current_thread()) == own
 
 
 def test_a_step_that_is_no_number_changes_nothing_but_the_count():

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import float64_steps
 from configs import digits
-from ovsw_jax.training import loop, mesh, networks
+from ovsw_jax.training import experiment, loop, mesh, networks
 from tests.test_loop import lines
 from tests.test_step import Tiny, batch, compiled, recipe, start
 
@@ -53,6 +54,20 @@ def test_devices_change_nothing_but_rounding(tmp_path):
     strict=True,
   ):
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_in_float64_devices_change_nothing_at_all(tmp_path):
+  """So what differs in float32 is rounding: no bit of a weight moves here."""
+  one, eight = (experiment.build(smoke(devices)) for devices in (1, 8))
+  whole = float64_steps.take(one, one.initial_state(), 8)
+  cut = float64_steps.take(eight, eight.initial_state(), 8)
+  np.testing.assert_array_equal(cut.pop("order"), whole.pop("order"))
+  assert whole["loss"].dtype == np.float64
+  assert whole["conv/latent"].dtype == np.float64
+  close(cut, whole, rtol=1e-11, atol=1e-12)
+  np.testing.assert_array_equal(
+    cut["conv/latent"] >= 0, whole["conv/latent"] >= 0
+  )
 
 
 def test_what_is_on_the_devices(tmp_path):

@@ -1,6 +1,5 @@
 """What Optax asks of every transformation, asked of ours."""
 
-import functools
 import inspect
 
 import jax
@@ -10,87 +9,28 @@ import optax
 import pytest
 
 from ovsw_jax import optax as ovsw_optax
-
-TRANSFORMS = {
-  "ags": ovsw_optax.ags,
-  "sad": ovsw_optax.sad,
-  "ovsw": ovsw_optax.ovsw,
-  "sign_flips": ovsw_optax.sign_flips,
-}
-TRANSFORMS |= {
-  f"{name} compact": functools.partial(TRANSFORMS[name], state="compact")
-  for name in ("sad", "ovsw", "sign_flips")
-}
-# What a compact state has to know beforehand.
-STATIC = {
-  "sad compact": ("momentum", "threshold", "init_value"),
-  "ovsw compact": ("momentum", "threshold"),
-}
-every_transform = pytest.mark.parametrize("name", TRANSFORMS)
-
-
-def _inject(name, static=(), **kwargs):
-  return optax.inject_hyperparams(
-    TRANSFORMS[name], static_args=(*static, *STATIC.get(name, ())), **kwargs
-  )
-
-
-every_mesh = pytest.mark.parametrize("kind", ["Explicit", "Auto"])
-
-
-def _params(dtype=jnp.float32):
-  keys = jax.random.split(jax.random.key(1))
-  return {
-    "conv": {"latent": jax.random.normal(keys[0], (3, 3, 2, 8), dtype)},
-    "fc": {"latent": jax.random.normal(keys[1], (16, 8), dtype)},
-    "bias": jnp.zeros(8, dtype),
-  }
-
-
-def _grads(params, step=0):
-  # Small, so that ags acts on some filters and leaves others.
-  return jax.tree.map(
-    lambda p: (
-      0.04 * p * jnp.cos(step + jnp.arange(p.shape[-1])).astype(p.dtype)
-    ),
-    params,
-  )
-
-
-def _types(tree):
-  return jax.tree.map(jax.typeof, tree)
-
-
-def _assert_close(a, b, rtol=1e-6, atol=1e-7):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(
-      np.asarray(x, float), np.asarray(y, float), rtol=rtol, atol=atol
-    ),
-    a,
-    b,
-  )
-
-
-def _run(tx, params, grads):
-  """Parameters and state after SGD along a list of gradients."""
-  tx = optax.chain(tx, optax.sgd(0.5, momentum=0.9))
-  state = tx.init(params)
-  for g in grads:
-    updates, state = tx.update(g, state, params)
-    params = optax.apply_updates(params, updates)
-  return params, state
+from tests.transforms import (
+  STATIC,
+  TRANSFORMS,
+  assert_close,
+  every_transform,
+  inject,
+  make_grads,
+  make_params,
+  train,
+  types_of,
+)
 
 
 @every_transform
 def test_is_a_transformation_that_ignores_unknown_arguments(name):
   tx = TRANSFORMS[name]()
   assert isinstance(tx, optax.GradientTransformationExtraArgs)
-  params = _params()
+  params = make_params()
   state = tx.init(params)
-  a = tx.update(_grads(params), state, params)
-  b = tx.update(_grads(params), state, params, loss=1.0, unexpected=None)
-  _assert_close(a, b)
+  a = tx.update(make_grads(params), state, params)
+  b = tx.update(make_grads(params), state, params, loss=1.0, unexpected=None)
+  assert_close(a, b)
 
 
 @every_transform
@@ -102,7 +42,7 @@ def test_does_not_retrace_on_the_second_call(name):
     traces.append(None)
     return tx.update(grads, state, params)
 
-  params = _params()
+  params = make_params()
   state = tx.init(params)
   for _ in range(3):
     _, state = step(params, state, params)
@@ -114,24 +54,24 @@ def test_does_not_retrace_on_the_second_call(name):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_dtypes_are_stable_in_scan_and_cond(name, dtype):
   with jax.enable_x64(dtype == "float64"):
-    tx, params = TRANSFORMS[name](), _params(dtype)
+    tx, params = TRANSFORMS[name](), make_params(dtype)
     state = tx.init(params)
-    updates, after = tx.update(_grads(params), state, params)
-    assert _types(updates) == _types(params)
-    assert _types(after) == _types(state)
+    updates, after = tx.update(make_grads(params), state, params)
+    assert types_of(updates) == types_of(params)
+    assert types_of(after) == types_of(state)
 
     def step(carry, skip):
       params, state = carry
       updates, state = jax.lax.cond(
         skip,
         lambda: (jax.tree.map(jnp.zeros_like, params), state),
-        lambda: tx.update(_grads(params), state, params),
+        lambda: tx.update(make_grads(params), state, params),
       )
       return (optax.apply_updates(params, updates), state), None
 
     skips = jnp.array([False, True, False])
     carry, _ = jax.lax.scan(step, (params, state), skips)
-    assert _types(carry) == _types((params, state))
+    assert types_of(carry) == types_of((params, state))
     # The average of flips keeps its own precision, whatever the weights'.
     ema = optax.tree.get(state, "flip_ema")
     assert {x.dtype.name for x in jax.tree.leaves(ema)} <= {"float32"}
@@ -139,24 +79,24 @@ def test_dtypes_are_stable_in_scan_and_cond(name, dtype):
 
 @every_transform
 def test_equals_itself_under_inject_hyperparams(name):
-  factory, params = TRANSFORMS[name], _params()
+  factory, params = TRANSFORMS[name], make_params()
   tx = factory()
-  injected = _inject(name)()
+  injected = inject(name)()
   state, injected_state = tx.init(params), jax.jit(injected.init)(params)
   for step in range(3):
-    grads = _grads(params, step)
+    grads = make_grads(params, step)
     updates, state = jax.jit(tx.update)(grads, state, params)
     again, injected_state = jax.jit(injected.update)(
       grads, injected_state, params
     )
-    _assert_close(again, updates, rtol=1e-5)
-    _assert_close(injected_state.inner_state, state, rtol=1e-5)
+    assert_close(again, updates, rtol=1e-5)
+    assert_close(injected_state.inner_state, state, rtol=1e-5)
     params = optax.apply_updates(params, jax.tree.map(lambda u: -u, updates))
 
 
 @every_transform
 def test_schedules_are_accepted_exactly_where_annotated(name):
-  factory, params = TRANSFORMS[name], _params()
+  factory, params = TRANSFORMS[name], make_params()
   arguments = inspect.signature(factory).parameters.items()
   scheduled = {
     key: a.default
@@ -170,42 +110,42 @@ def test_schedules_are_accepted_exactly_where_annotated(name):
     for k, v in scheduled.items()
     if k not in STATIC.get(name, ())
   }
-  grads = [_grads(params, step) for step in range(3)]
+  grads = [make_grads(params, step) for step in range(3)]
   for variant in (
     factory(**constants),
-    _inject(name)(**constants),
+    inject(name)(**constants),
     factory(**{k: jnp.float32(v) for k, v in scheduled.items()}),
   ):
-    _assert_close(
-      _run(variant, params, grads)[0], _run(factory(), params, grads)[0]
+    assert_close(
+      train(variant, params, grads)[0], train(factory(), params, grads)[0]
     )
 
 
 def test_a_schedule_under_inject_hyperparams_equals_our_own():
   schedule = optax.linear_schedule(0.0, 0.5, 4)
-  params = _params()
-  grads = [_grads(params, step) for step in range(4)]
-  a, _ = _run(ovsw_optax.ovsw(schedule, schedule), params, grads)
+  params = make_params()
+  grads = [make_grads(params, step) for step in range(4)]
+  a, _ = train(ovsw_optax.ovsw(schedule, schedule), params, grads)
   injected = optax.inject_hyperparams(ovsw_optax.ovsw)(schedule, schedule)
-  b, _ = _run(injected, params, grads)
-  _assert_close(a, b)
+  b, _ = train(injected, params, grads)
+  assert_close(a, b)
 
 
 @every_transform
 def test_injected_arguments_that_are_no_numbers_are_static(name):
   static = ["mask"] + ["output_axis"] * name.startswith(("ags", "ovsw"))
   arguments = {"mask": ovsw_optax.default_mask, "output_axis": -1}
-  tx = _inject(name, static)(**{key: arguments[key] for key in static})
-  params = _params()
+  tx = inject(name, static)(**{key: arguments[key] for key in static})
+  params = make_params()
   _, state = jax.jit(tx.update)(params, tx.init(params), params)
   assert not set(static) & set(state.hyperparams)
 
 
 @every_transform
 def test_map_params_finds_the_copies_and_no_scalars(name):
-  tx, params = TRANSFORMS[name](), _params()
+  tx, params = TRANSFORMS[name](), make_params()
   state = tx.init(params)
-  _assert_close(optax.tree.map_params(tx, lambda x: x, state), state)
+  assert_close(optax.tree.map_params(tx, lambda x: x, state), state)
   # With partition specs for `p`, a scalar among the copies would be an error.
   marked = optax.tree.map_params(
     tx,
@@ -224,9 +164,9 @@ def test_map_params_finds_the_copies_and_no_scalars(name):
 
 @every_transform
 def test_in_chain_masked_and_partition_does_what_it_does_alone(name):
-  make, params = TRANSFORMS[name], _params()
-  grads = [_grads(params, step) for step in range(3)]
-  alone, _ = _run(make(), params, grads)
+  make, params = TRANSFORMS[name], make_params()
+  grads = [make_grads(params, step) for step in range(3)]
+  alone, _ = train(make(), params, grads)
   mask = ovsw_optax.binary_mask()
   label = lambda p: jax.tree.map(lambda m: "binary" if m else "rest", mask(p))
   variants = [
@@ -236,12 +176,12 @@ def test_in_chain_masked_and_partition_does_what_it_does_alone(name):
     optax.named_chain(("ours", make())),
   ]
   for tx in variants:
-    _assert_close(_run(tx, params, grads)[0], alone)
+    assert_close(train(tx, params, grads)[0], alone)
 
 
 @every_transform
 def test_statistics_are_read_through_every_wrapper(name):
-  make, params = TRANSFORMS[name], _params()
+  make, params = TRANSFORMS[name], make_params()
   key = {
     "ags": "ags_ratio",
     "sign_flips": "flips",
@@ -250,7 +190,7 @@ def test_statistics_are_read_through_every_wrapper(name):
   for tx in (
     optax.chain(make(), optax.adam(0.1)),
     optax.masked(make(), lambda p: True),
-    _inject(name)(),
+    inject(name)(),
     optax.MultiSteps(make(), 2).gradient_transformation(),
     optax.apply_if_finite(make(), 3),
   ):
@@ -260,15 +200,15 @@ def test_statistics_are_read_through_every_wrapper(name):
 
 @every_transform
 def test_a_step_that_is_not_finite_changes_no_state(name):
-  params = _params()
+  params = make_params()
   tx = optax.apply_if_finite(TRANSFORMS[name](), max_consecutive_errors=5)
   update = jax.jit(tx.update)
-  _, before = update(_grads(params), tx.init(params), params)
+  _, before = update(make_grads(params), tx.init(params), params)
   flipped = jax.tree.map(jnp.negative, params)
   bad = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
   _, after = update(bad, before, flipped)
-  _assert_close(after.inner_state, before.inner_state, rtol=0, atol=0)
-  _, good = update(_grads(params), after, flipped)
+  assert_close(after.inner_state, before.inner_state, rtol=0, atol=0)
+  _, good = update(make_grads(params), after, flipped)
   if name != "ags":
     counts = "sign_flips" in name
     moved = (ovsw_optax.flips if counts else ovsw_optax.flip_ema)(good)
@@ -279,12 +219,12 @@ def test_a_step_that_is_not_finite_changes_no_state(name):
 
 @every_transform
 def test_multi_steps_advances_on_the_mean_gradient_only(name):
-  params = _params()
-  grads = [_grads(params, step) for step in range(6)]
+  params = make_params()
+  grads = [make_grads(params, step) for step in range(6)]
   means = [
     jax.tree.map(lambda *g: sum(g) / 3, *grads[i : i + 3]) for i in (0, 3)
   ]
-  expected, expected_state = _run(TRANSFORMS[name](), params, means)
+  expected, expected_state = train(TRANSFORMS[name](), params, means)
   inner = optax.chain(TRANSFORMS[name](), optax.sgd(0.5, momentum=0.9))
   tx = optax.MultiSteps(inner, every_k_schedule=3)
   state, update = tx.init(params), jax.jit(tx.update)
@@ -293,98 +233,20 @@ def test_multi_steps_advances_on_the_mean_gradient_only(name):
     updates, state = update(g, state, params)
     params = optax.apply_updates(params, updates)
     if i % 3 < 2:
-      _assert_close(state.inner_opt_state, before, rtol=0, atol=0)
-  _assert_close(params, expected, rtol=1e-5)
+      assert_close(state.inner_opt_state, before, rtol=0, atol=0)
+  assert_close(params, expected, rtol=1e-5)
   # ags amplifies the rounding of a mean that nearly cancels.
-  _assert_close(state.inner_opt_state, expected_state, rtol=1e-5, atol=1e-6)
-
-
-@every_transform
-@every_mesh
-def test_state_is_sharded_like_the_parameters(name, kind):
-  axis_types = (getattr(jax.sharding.AxisType, kind),)
-  mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
-  sharding = jax.NamedSharding(mesh, jax.P(None, None, None, "x"))
-  tx = TRANSFORMS[name]()
-  host = _params()["conv"]["latent"]
-  updates, expected = tx.update(host * 1e-3, tx.init(host), host)
-  with jax.set_mesh(mesh):
-    params = jax.device_put(host, sharding)
-    grads = params * 1e-3
-    eager, jitted = tx.init(params), jax.jit(tx.init)(params)
-    sharded_updates, after = jax.jit(tx.update)(grads, jitted, params)
-    _, after_eager = tx.update(grads, eager, params)
-    assert _types(eager) == _types(jitted) == _types(after)
-    assert _types(after) == _types(after_eager)
-    for state in (eager, jitted, after, after_eager):
-      for leaf in jax.tree.leaves(state):
-        if leaf.ndim:
-          assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-    assert sharded_updates.sharding.is_equivalent_to(sharding, 4)
-  _assert_close(sharded_updates, updates)
-  _assert_close(after, expected)
-
-
-@every_transform
-def test_state_types_are_stable_without_a_mesh_in_context(name):
-  mesh = jax.make_mesh((8,), ("x",))
-  sharding = jax.NamedSharding(mesh, jax.P(None, "x"))
-  tx = TRANSFORMS[name]()
-  params = jax.device_put(jnp.ones((2, 8, 4), jnp.float16), sharding)
-  state = tx.init(params)
-  _, eager = tx.update(params, state, params)
-  _, jitted = jax.jit(tx.update)(params, state, params)
-  assert _types(state) == _types(eager) == _types(jitted)
+  assert_close(state.inner_opt_state, expected_state, rtol=1e-5, atol=1e-6)
 
 
 @every_transform
 def test_init_accepts_shapes(name):
   tx = TRANSFORMS[name]()
-  abstract = jax.eval_shape(lambda: _params())
+  abstract = jax.eval_shape(lambda: make_params())
   state = tx.init(abstract)
-  assert _types(state) == _types(tx.init(_params()))
+  assert types_of(state) == types_of(tx.init(make_params()))
   shapes = jax.eval_shape(tx.init, abstract)
   assert jax.tree.structure(shapes) == jax.tree.structure(state)
-
-
-@every_transform
-@pytest.mark.parametrize("how", ["pmap", "shard_map"])
-def test_replicas_with_averaged_gradients_give_the_jit_result(name, how):
-  params = _params()
-  tx = optax.chain(TRANSFORMS[name](), optax.sgd(0.5, momentum=0.9))
-  scales = jnp.linspace(0.0, 2.0, 8)
-
-  def step(params, state, scale, axis):
-    grads = jax.tree.map(lambda g: g * scale.reshape(()), _grads(params))
-    if axis:
-      grads = jax.lax.pmean(grads, axis)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  def steps(params, scale, axis):
-    state = tx.init(params)
-    for _ in range(3):
-      params, state = step(params, state, scale, axis)
-    return params, state
-
-  expected = jax.jit(lambda p: steps(p, scales.mean(), None))(params)
-  if how == "pmap":
-    run = jax.pmap(
-      lambda p, s: steps(p, s, "i"), axis_name="i", in_axes=(None, 0)
-    )
-    replicas = run(params, scales)
-    for pick in (lambda x: x[0], lambda x: x[7]):
-      _assert_close(jax.tree.map(pick, replicas), expected, rtol=1e-5)
-  else:
-    mesh = jax.make_mesh((8,), ("i",))
-    run = jax.shard_map(
-      lambda p, s: steps(p, s, "i"),
-      mesh=mesh,
-      in_specs=(jax.P(), jax.P("i")),
-      out_specs=jax.P(),
-    )
-    scales = jax.device_put(scales, jax.NamedSharding(mesh, jax.P("i")))
-    _assert_close(jax.jit(run)(params, scales), expected, rtol=1e-5)
 
 
 @every_transform
@@ -421,4 +283,4 @@ def test_converges_with_sgd_on_a_small_quadratic(name, target):
 
   params = jax.tree.map(lambda f: jnp.full_like(f, 0.5), final)
   (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=3000)
-  _assert_close(params, final, rtol=3e-2, atol=3e-2)
+  assert_close(params, final, rtol=3e-2, atol=3e-2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,13 +22,16 @@ class Tiny(nn.Module):
   """One real and one binary convolution: all kinds of parameters, no time."""
 
   axis_name: str | None = None
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train=False, progress=0.0):
     norm = functools.partial(layers.BatchNorm, axis_name=self.axis_name)
     x = nn.Conv(4, (3, 3), strides=2, name="stem")(x)
     x = layers.hardtanh(norm(name="norm1")(x, train))
-    x = layers.BinaryConv(8, 3, name="conv")(x, train, progress)
+    x = layers.BinaryConv(8, 3, dtype=self.dtype, name="conv")(
+      x, train, progress
+    )
     x = norm(name="norm2")(x, train)
     return nn.Dense(10, name="head")(jnp.mean(x, axis=(1, 2)))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "data"
 
@@ -51,6 +52,17 @@ def start_processes(wanted: bool) -> None:
       "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave "
       "config.distributed unset"
     ) from error
+
+
+def meet() -> None:
+  """Has the processes of a run exchange a number, before any compiles.
+
+  On CPUs it is the first exchange that connects them, and it fails if one comes
+  30 s after another: no time between two compilers on busy machines. Later
+  exchanges wait.
+  """
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("start")
 
 
 def first_process() -> bool:

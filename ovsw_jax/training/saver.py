@@ -13,8 +13,10 @@ class Saver:
   """Saves one checkpoint at a time in a thread of its own.
 
   What went wrong in saving is raised by the next call of `save` or `wait`. Of
-  several processes each waits for its save, since saving synchronizes them and
-  two threads that do so would meet in different orders.
+  several processes each saves in the caller's thread, since saving synchronizes
+  them: what two threads dispatch runs at once on a process's only CPU device,
+  and the processes would take each other's numbers for those of the step that
+  is under way.
   """
 
   def __init__(self, directory: pathlib.Path, keep: int):
@@ -25,11 +27,12 @@ class Saver:
   def save(self, step: int, state: Any) -> None:
     """Begins to save a state whose buffers no step is given."""
     self.wait()
+    if jax.process_count() > 1:
+      checkpoint.save(self._directory, step, state, keep=self._keep)
+      return
     self._saving = self._thread.submit(
       checkpoint.save, self._directory, step, state, keep=self._keep
     )
-    if jax.process_count() > 1:
-      self.wait()
 
   def wait(self) -> None:
     """Waits for what is being saved; raises what went wrong."""
