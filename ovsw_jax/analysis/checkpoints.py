@@ -28,7 +28,15 @@ _SCALE = ("sad_log_zero", "sad_spacing")
 
 
 class LayerWeights(NamedTuple):
-  """The binary weights of a layer at some step; arrays of one shape."""
+  """The binary weights of a layer at some step; arrays of one shape.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import analysis
+    >>> latent, flips = np.array([[0.1, -2.0]]), np.array([[3, 0]])
+    >>> analysis.LayerWeights(latent, flips, None).flips.max()
+    np.int64(3)
+  """
 
   latent: np.ndarray  # shape (..., out), float32
   flips: np.ndarray | None  # int32, since init; None if they were not counted
@@ -71,6 +79,13 @@ def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
     FileNotFoundError: there is no such checkpoint.
     ValueError: the checkpoint is damaged.
     ImportError: TensorStore is not installed.
+
+  Examples:
+    >>> from ovsw_jax import analysis
+    >>> workdir = "runs/digits/ovsw/seed0"
+    >>> for step in analysis.checkpoint_steps(workdir)[-1:]:  # the newest
+    ...   for layer, weights in analysis.read_weights(workdir, step):
+    ...     print(layer, analysis.layer_statistics(weights).never_flipped)
   """
   path = pathlib.Path(workdir) / CHECKPOINTS / str(step)
   if not (path / checksums.MANIFEST).is_file():

@@ -61,6 +61,20 @@ def flip_figure(runs: Mapping[str, Any]) -> Figure:
   Raises:
     ValueError: no runs, or one without a test accuracy.
     FileNotFoundError: a workdir without metrics.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import analysis
+    >>> records = [
+    ...   {"kind": "eval", "step": 9 * n, "epoch": n, "accuracy": n / 4,
+    ...    "flip_rate": 0.01 / n}
+    ...   for n in (1, 2, 3)
+    ... ]
+    >>> latent, flips = np.array([[0.1, -2.0]]), np.array([[3, 0]])
+    >>> run = analysis.Run(records, {"conv/latent": (latent, flips)})
+    >>> figure = analysis.flip_figure({"ovsw": run})
+    >>> [axes.get_title(loc="left") for axes in figure.axes]
+    ['Test accuracy', 'Flip rate', 'Latent weights, OvSW']
   """
   if not runs:
     raise ValueError("No runs to draw; give at least one, by its label.")
@@ -103,6 +117,15 @@ def save_flip_figure(path, runs: Mapping[str, Any]) -> None:
   Raises:
     ValueError: no runs, or one without a test accuracy.
     FileNotFoundError: a workdir without metrics.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from ovsw_jax import analysis
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "figure.png"
+    >>> records = [{"kind": "eval", "step": 9, "epoch": 1, "accuracy": 0.5}]
+    >>> analysis.save_flip_figure(path, {"vanilla": analysis.Run(records, {})})
+    >>> path.read_bytes()[1:4]
+    b'PNG'
   """
   path = pathlib.Path(path)
   figure = flip_figure(runs)

@@ -46,6 +46,16 @@ def report(
     FileNotFoundError: a directory, a config or metrics are missing.
     ValueError: a file is damaged, a run has no epoch yet, runs are of different
       models or data, a run is named twice, or `out` is no HTML file.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from ovsw_jax import analysis
+    >>> workdir = pathlib.Path(tempfile.mkdtemp())
+    >>> line = '{"kind": "eval", "step": 9, "epoch": 1, "accuracy": 0.5}'
+    >>> _ = (workdir / "config.json").write_text('{"name": "mine"}')
+    >>> _ = (workdir / "metrics.jsonl").write_text(line + "\\n")
+    >>> analysis.report(workdir).name
+    'report.html'
   """
   out = (
     pathlib.Path(workdir) / REPORT_FILE if out is None else pathlib.Path(out)

@@ -86,6 +86,15 @@ def read_run(workdir) -> Run:
   Raises:
     FileNotFoundError: no metrics.
     ValueError: metrics or weights cannot be read.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from ovsw_jax import analysis
+    >>> workdir = pathlib.Path(tempfile.mkdtemp())
+    >>> line = '{"kind": "eval", "step": 9, "epoch": 1, "accuracy": 0.5}'
+    >>> _ = (workdir / "metrics.jsonl").write_text(line + "\\n")
+    >>> analysis.read_run(workdir).series("accuracy")
+    ([1], [0.5])
   """
   path = pathlib.Path(workdir) / WEIGHTS_FILE
   records, weights = read_metrics(workdir), {}

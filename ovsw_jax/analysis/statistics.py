@@ -101,6 +101,18 @@ def total_statistics(layers: Iterable[LayerStatistics]) -> LayerStatistics:
 
   Raises:
     ValueError: no layers.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import analysis
+    >>> layers = [
+    ...   analysis.layer_statistics(
+    ...     analysis.LayerWeights(np.ones((size, 1)), flips, None)
+    ...   )
+    ...   for size, flips in ((3, np.zeros((3, 1))), (1, np.ones((1, 1))))
+    ... ]
+    >>> analysis.total_statistics(layers).never_flipped
+    0.75
   """
   layers = list(layers)
   if not layers:

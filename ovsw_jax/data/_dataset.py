@@ -9,7 +9,15 @@ import numpy as np
 
 
 class Split(NamedTuple):
-  """Labelled images of one size."""
+  """Labelled images of one size.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import data
+    >>> images = np.zeros((2, 8, 8, 1), np.uint8)
+    >>> len(data.Split(images, np.array([0, 1], np.int32)).labels)
+    2
+  """
 
   images: np.ndarray  # uint8 (n, h, w, c)
   labels: np.ndarray  # int32 (n,)
@@ -32,6 +40,15 @@ class Dataset:
     ValueError: an array has the wrong shape or dtype, the splits differ in
       image size, a label has no class, or `mean` or `std` does not fit the
       channels.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import data
+    >>> images = np.zeros((2, 8, 8, 1), np.uint8)
+    >>> split = data.Split(images, np.array([0, 1], np.int32))
+    >>> own = data.Dataset("own", split, split, ("no", "yes"), (0.5,), (0.2,))
+    >>> own.counts, own.image_shape
+    ((2, 2), (8, 8, 1))
   """
 
   name: str

@@ -20,7 +20,13 @@ _UPRIGHT = {
 
 
 class Encoded(NamedTuple):
-  """An image file as it is stored."""
+  """An image file as it is stored.
+
+  Examples:
+    >>> from ovsw_jax import data
+    >>> data.Encoded("cat.png", content=b"...", label=3).label
+    3
+  """
 
   name: str  # what an error calls it
   content: bytes
@@ -48,6 +54,16 @@ def rgb(encoded: Encoded) -> Any:
     ValueError: the file is damaged, cut off, or has more than 8 bits a pixel;
       the message has its name.
     ImportError: Pillow is not installed.
+
+  Examples:
+    >>> import io
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (4, 2), 9).save(file, "PNG")
+    >>> image = data.rgb(data.Encoded("grey.png", file.getvalue(), label=0))
+    >>> image.size, image.getpixel((0, 0))
+    ((4, 2), (9, 9, 9))
   """
   pillow = require("PIL.Image", "an image")
   try:

@@ -12,7 +12,13 @@ _RATIO = (3 / 4, 4 / 3)
 
 
 class Box(NamedTuple):
-  """A part of an image, in pixels."""
+  """A part of an image, in pixels.
+
+  Examples:
+    >>> from ovsw_jax import data
+    >>> data.Box(top=0, left=4, height=8, width=8).left
+    4
+  """
 
   top: int
   left: int
@@ -79,6 +85,15 @@ class RandomCrop(NamedTuple):
   Attributes:
     size: side of the result.
     scale: as of `random_box`.
+
+  Examples:
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> crop = data.RandomCrop(size=8, scale=(0.25, 1.0))
+    >>> numbers = data.uniforms(0, 0, 0, crop.numbers)
+    >>> crop(Image.new("RGB", (20, 30)), numbers).shape
+    (8, 8, 3)
   """
 
   size: int
@@ -105,6 +120,15 @@ class CentralCrop(NamedTuple):
   Attributes:
     size: side of the result.
     resize: of the shorter side before, at least `size`.
+
+  Examples:
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> crop = data.CentralCrop(size=8, resize=10)
+    >>> numbers = data.uniforms(0, 0, 0, crop.numbers)
+    >>> crop(Image.new("RGB", (20, 30)), numbers).shape
+    (8, 8, 3)
   """
 
   size: int

@@ -20,6 +20,8 @@ _DIRECTIONS = {
 }
 _DIRECTIONS["uint8"] = _DIRECTIONS["alexnet"]
 LIGHTINGS = tuple(_DIRECTIONS)
+"""The variants that `lighting` knows."""
+
 _STRENGTH = 0.1  # standard deviation of the factors of the eigenvalues
 
 

@@ -113,7 +113,13 @@ def _spaced(examples: Examples, limit: int | None) -> Examples:
 
 
 def is_streamed(name: str) -> bool:
-  """Whether a data set of this name is streamed, not loaded."""
+  """Whether a data set of this name is streamed, not loaded.
+
+  Examples:
+    >>> from ovsw_jax import data
+    >>> data.is_streamed("stream:images"), data.is_streamed("folder:images")
+    (True, False)
+  """
   source, _, rest = name.partition(":")
   return source == "stream" or (source == "tfds" and rest in tfds.STREAMED)
 
@@ -145,6 +151,18 @@ def open_stream(
     ValueError: another name, or the data is not as it must be.
     FileNotFoundError: the data is not there.
     ImportError: a package of the `train` extra is missing.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+    ...   (folder / name).mkdir(parents=True)
+    ...   Image.new("RGB", (20, 30)).save(folder / name / "1.png")
+    >>> dataset = data.open_stream(f"stream:{folder}", image_size=8, resize=10)
+    >>> dataset.classes, dataset.counts
+    (('cat', 'dog'), (2, 2))
   """
   if not is_streamed(name):
     raise ValueError(
@@ -202,6 +220,21 @@ def training_batches(
   Raises:
     ValueError: from the iterator, for an image that cannot be decoded; the
       message has its name.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+    ...   (folder / name).mkdir(parents=True)
+    ...   Image.new("RGB", (20, 30)).save(folder / name / "1.png")
+    >>> dataset = data.open_stream(f"stream:{folder}", image_size=8, resize=10)
+    >>> batches = data.training_batches(
+    ...   dataset, seed=0, batch_size=2, start=0, stop=3
+    ... )
+    >>> [batch.images.shape for batch in batches]
+    [(2, 8, 8, 3), (2, 8, 8, 3), (2, 8, 8, 3)]
   """
   parts = _Parts(
     dataset.train,
@@ -226,6 +259,19 @@ def evaluation_batches(
   """Every test image once; the last batch is filled up at weight 0.
 
   Arguments and result are those of `training_batches`.
+
+  Examples:
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from ovsw_jax import data
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+    ...   (folder / name).mkdir(parents=True)
+    ...   Image.new("RGB", (20, 30)).save(folder / name / "1.png")
+    >>> dataset = data.open_stream(f"stream:{folder}", image_size=8, resize=10)
+    >>> batches = data.evaluation_batches(dataset, batch_size=3)
+    >>> [batch.weights.tolist() for batch in batches]
+    [[1.0, 1.0, 0.0]]
   """
   parts = _Parts(
     dataset.test,

@@ -110,6 +110,12 @@ def load(path: str | os.PathLike) -> PackedNetwork:
     FileNotFoundError: there is no such file.
     ImportError: safetensors is not installed.
     ValueError: it is no such file, damaged, or of another version.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> network = ovsw.deploy.load("net.safetensors")  # doctest: +SKIP
+    >>> network.predict(["cat.png"]).classes[0][0]  # doctest: +SKIP
+    'cat'
   """
   library, path = _library(), pathlib.Path(path)
   if not path.is_file():

@@ -19,6 +19,8 @@ from ovsw_jax.deploy._network import PackedNetwork, Prediction
 from ovsw_jax.deploy._pack import pack
 
 FORMATS = ("packed", "stablehlo", "onnx")
+"""The formats that `export` writes."""
+
 Format = Literal["packed", "stablehlo", "onnx"]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -70,6 +72,18 @@ def to_stablehlo(
   Args:
     network: from `pack` or `load`.
     platforms: that it can run on.
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.ResNet((1,), (8,), num_classes=2)
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> packed = ovsw.deploy.pack(net, variables, image_shape=(8, 8, 1))
+    >>> content = ovsw.deploy.to_stablehlo(packed, platforms=["cpu"])
+    >>> jax.export.deserialize(content).in_avals[0].dtype
+    dtype('uint8')
   """
   shape = jax_export.symbolic_shape(
     ", ".join(["batch", *map(str, network.image_shape)])
@@ -93,6 +107,11 @@ def to_onnx(network: PackedNetwork) -> bytes:
 
   Raises:
     ImportError: jax2onnx is not installed.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> packed = ovsw.deploy.load("net.safetensors")  # doctest: +SKIP
+    >>> content = ovsw.deploy.to_onnx(packed)  # doctest: +SKIP
   """
   try:
     import jax2onnx  # pyrefly: ignore[missing-import]
@@ -145,6 +164,18 @@ def export(
   Raises:
     ImportError: what the format needs is not installed.
     ValueError: an unknown format, or a network that cannot be packed.
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.ResNet((1,), (8,), num_classes=2)
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> path = f"{tempfile.mkdtemp()}/net.safetensors"
+    >>> told = ovsw.deploy.export(net, variables, path, image_shape=(8, 8, 1))
+    >>> told["format"], told["notes"]
+    ('packed', [])
   """
   if format not in FORMATS:
     raise ValueError(f"format={format!r} is not one of {', '.join(FORMATS)}.")
@@ -182,5 +213,18 @@ def predict(
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: a file is not what it should be; named.
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.ResNet((1,), (8,), num_classes=2)
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> path = f"{tempfile.mkdtemp()}/net.safetensors"
+    >>> _ = ovsw.deploy.export(net, variables, path, image_shape=(8, 8, 1))
+    >>> grey = jnp.full((1, 8, 8, 1), 127, jnp.uint8)
+    >>> ovsw.deploy.predict(path, grey, top=2).probabilities.tolist()
+    [[0.5, 0.5]]
   """
   return _artifact.load(path).predict(images, top=top)

@@ -20,7 +20,17 @@ _MOST_PIXELS = 4096  # along a side
 
 
 class Prediction(NamedTuple):
-  """The likeliest classes of each image, the likeliest first."""
+  """The likeliest classes of each image, the likeliest first.
+
+  Examples:
+    >>> import numpy as np
+    >>> from ovsw_jax import deploy
+    >>> found = deploy.Prediction(
+    ...   [["cat", "dog"]], np.array([[3, 5]]), np.array([[0.9, 0.1]])
+    ... )
+    >>> found.classes[0][0]
+    'cat'
+  """
 
   classes: list[list[str]]
   labels: np.ndarray  # int32 (images, top): their numbers
@@ -47,6 +57,17 @@ class PackedNetwork:
 
   Raises:
     ValueError: if the metadata read here does not fit the network.
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.ResNet((1,), (8,), num_classes=2)
+    >>> images = jnp.ones((1, 8, 8, 1))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> packed = ovsw.deploy.pack(net, variables, image_shape=(8, 8, 1))
+    >>> packed(images).shape, packed.classes
+    ((1, 2), ['0', '1'])
   """
 
   description: Description

@@ -24,6 +24,16 @@ class Checkpoint:
     momentum: SGD's momentum of every parameter, a tree like the parameters;
       None if the file has none.
     metadata: numbers and text that lay beside: "epoch", "best_acc1", ...
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp, optax
+    >>> import ovsw_jax as ovsw
+    >>> net, images = ovsw.models.cifar_resnet20(), jnp.ones((1, 8, 8, 3))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> checkpoint = ovsw.interop.torch.Checkpoint("cifar_resnet20", variables)
+    >>> checkpoint.num_classes, checkpoint.learned_scale
+    (10, False)
   """
 
   architecture: str

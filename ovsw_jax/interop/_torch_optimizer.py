@@ -33,6 +33,19 @@ def restore_optimizer(opt_state: Any, checkpoint: Checkpoint) -> Any:
 
   Raises:
     ValueError: a state of SAD is compact, or of another network.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import ovsw_jax as ovsw
+    >>> params = {"conv1": {"latent": jnp.ones((3, 3, 4, 8))}}
+    >>> variables = {"params": params}
+    >>> checkpoint = ovsw.interop.torch.Checkpoint("cifar_resnet20", variables)
+    >>> tx = optax.chain(ovsw.optax.ovsw(), optax.sgd(0.1, momentum=0.9))
+    >>> opt_state = tx.init(params)
+    >>> kept = ovsw.interop.torch.with_optimizer(checkpoint, opt_state)
+    >>> again = ovsw.interop.torch.restore_optimizer(opt_state, kept)
+    >>> jax.tree.structure(again) == jax.tree.structure(opt_state)
+    True
   """
 
   def fill(tree: Any, source: Tree | None, function=lambda value: value) -> Any:
@@ -96,6 +109,18 @@ def with_optimizer(checkpoint: Checkpoint, opt_state: Any) -> Checkpoint:
     The checkpoint with `flip_ema`, `weight_prev` and `momentum`. Of the
     previous weights we keep the signs: `weight_prev` is +1 and -1, which is all
     that SAD reads of it.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import ovsw_jax as ovsw
+    >>> params = {"conv1": {"latent": jnp.ones((3, 3, 4, 8))}}
+    >>> variables = {"params": params}
+    >>> checkpoint = ovsw.interop.torch.Checkpoint("cifar_resnet20", variables)
+    >>> tx = optax.chain(ovsw.optax.ovsw(), optax.sgd(0.1, momentum=0.9))
+    >>> opt_state = tx.init(params)
+    >>> kept = ovsw.interop.torch.with_optimizer(checkpoint, opt_state)
+    >>> kept.flip_ema["conv1"]["latent"].shape
+    (3, 3, 4, 8)
   """
 
   def latents(tree: Any) -> Tree:

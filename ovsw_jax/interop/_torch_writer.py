@@ -22,6 +22,18 @@ def save(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
   Raises:
     ValueError: the authors have no such network, or a momentum is to be written
       for a residual network with PReLU, whose parameters' order is not known.
+
+  Examples:
+    >>> import tempfile, jax, jax.numpy as jnp, optax
+    >>> import ovsw_jax as ovsw
+    >>> net, images = ovsw.models.cifar_resnet20(), jnp.ones((1, 8, 8, 3))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    >>> variables = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    >>> checkpoint = ovsw.interop.torch.Checkpoint("cifar_resnet20", variables)
+    >>> path = f"{tempfile.mkdtemp()}/net.pth"
+    >>> ovsw.interop.torch.save(path, checkpoint)
+    >>> ovsw.interop.torch.load(path).architecture
+    'cifar_resnet20'
   """
   ours = checkpoint.architecture
   theirs = {v: k for k, v in _torch_names.ARCHITECTURES.items()}

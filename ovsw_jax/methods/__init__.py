@@ -57,6 +57,7 @@ METHODS = {
   "vanilla": vanilla,
   "xnor_net": xnor_net,
 }
+"""The constructors of methods by name, as `make` and configs know them."""
 
 
 def make(name: str, **arguments) -> Method:

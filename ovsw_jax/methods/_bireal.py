@@ -49,6 +49,11 @@ def bireal(positive_init: bool = False) -> Method:
   Args:
     positive_init: starts latent weights in [0, 0.001), as the authors' code
       does. All bits are then +1 at first; without, they start He-normal.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.bireal().name
+    'bireal'
   """
   quantizer = quantizers.sign_activations(sign.approx, normalize=False)
   return Method(

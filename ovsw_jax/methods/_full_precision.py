@@ -5,5 +5,11 @@ from ovsw_jax.methods._method import Method
 
 
 def full_precision() -> Method:
-  """The same network with real weights and activations: the upper bound."""
+  """The same network with real weights and activations: the upper bound.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.full_precision().binary
+    False
+  """
   return Method("full_precision", nn.RealConv, binary=False)

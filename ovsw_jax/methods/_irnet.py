@@ -22,6 +22,11 @@ def irnet(
     t_max: sharpness at the end.
     epsilon: added to the variance of each filter; 0 in the authors' code, where
       a filter of equal weights becomes NaN.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.irnet(t_min=0.1).name
+    'irnet'
   """
   schedule = sign.annealing(t_min, t_max)
 

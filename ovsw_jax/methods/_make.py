@@ -1,74 +1,27 @@
 """Methods by name: those of the field, and anyone's own file."""
 
-import importlib
-import importlib.util
 import inspect
-import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ovsw_jax.methods._method import Method, with_transform
+from ovsw_jax.models import _own
 
 Constructor = Callable[..., Method]
 Methods = Mapping[str, Constructor]
-
-
-def _from_file(name: str) -> Any:
-  path = pathlib.Path(name).expanduser()
-  if not path.is_file():
-    raise ValueError(
-      f"method {name!r}: there is no file {path.absolute()}; pass the path of "
-      "a Python file that defines `method(**arguments) -> Method`."
-    )
-  # A name that no import statement can spell, so that no module is replaced.
-  spec = importlib.util.spec_from_file_location(
-    f"method:{path.resolve()}", path
-  )
-  assert spec is not None and spec.loader is not None  # it ends in .py
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[spec.name] = module
-  try:
-    spec.loader.exec_module(module)
-  except BaseException:
-    del sys.modules[spec.name]
-    raise
-  return module
-
-
-def _from_module(name: str) -> Any:
-  try:
-    return importlib.import_module(name)
-  except ModuleNotFoundError as error:
-    # Only if it is this module or a package of it that is missing, and not
-    # something that it imports.
-    if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-      raise
-    raise ValueError(
-      f"method {name!r}: there is no module {error.name!r}; pass a module on "
-      "the Python path that defines `method(**arguments) -> Method`."
-    ) from error
+_SIGNATURE = "method(**arguments) -> Method"
 
 
 def _constructor(name: str, known: Methods) -> Constructor:
   if name in known:
     return known[name]
-  if name.endswith(".py"):
-    module = _from_file(name)
-  elif "." in name:
-    module = _from_module(name)
-  else:
+  if not name.endswith(".py") and "." not in name:
     raise ValueError(
       f"unknown method {name!r}; the methods are {', '.join(known)}, or a "
       "module ('my_package.my_method') or file ('path/my_method.py') that "
-      "defines `method(**arguments) -> Method`."
+      f"defines `{_SIGNATURE}`."
     )
-  if not callable(getattr(module, "method", None)):
-    raise ValueError(
-      f"method {name!r}: {module.__file__} defines no function `method`; "
-      "define `method(**arguments) -> Method` there."
-    )
-  return module.method
+  return _own.function("method", name, _SIGNATURE)
 
 
 def _parameters(constructor: Constructor) -> list[inspect.Parameter]:

@@ -42,6 +42,21 @@ class View:
       differentiable in its first argument.
     remember: `(params, gradient) -> memory` for the next step.
     overwrite: whether the update is made on the parameters that were seen.
+
+  Examples:
+    A forward pass at weights that are one momentum step ahead:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import methods
+    >>> look_ahead = methods.View(
+    ...   init=lambda params: jax.tree.map(jnp.zeros_like, params),
+    ...   apply=lambda params, memory, progress: jax.tree.map(
+    ...     lambda w, g: w - 0.1 * g, params, memory
+    ...   ),
+    ...   remember=lambda params, gradient: gradient,
+    ... )
+    >>> float(look_ahead.apply({"w": 1.0}, {"w": 2.0}, 0.5)["w"])
+    0.8
   """
 
   init: Callable[[Params], Memory]
@@ -76,6 +91,15 @@ class Method:
     refresh: `(variables, progress) -> variables`, run before the first step and
       then at the start of every epoch, on all variables of the model; a pure
       function that can be jitted. None for none.
+
+  Examples:
+    >>> import functools
+    >>> from ovsw_jax import methods, nn, quantizers
+    >>> conv = functools.partial(
+    ...   nn.BinaryConv, weight_quantizer=quantizers.libra_weights()
+    ... )
+    >>> methods.with_transform(methods.Method("mine", conv), methods.ags()).name
+    'mine+ags'
   """
 
   name: str

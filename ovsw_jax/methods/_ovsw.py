@@ -15,12 +15,24 @@ _MASK = transforms.binary_mask()
 
 
 def vanilla() -> Method:
-  """OvSW's network trained with the plain straight-through gradient."""
+  """OvSW's network trained with the plain straight-through gradient.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.vanilla().transform is None
+    True
+  """
   return Method("vanilla", nn.BinaryConv)
 
 
 def ags(delta: float = 0.04) -> Method:
-  """Adaptive gradient scaling alone; see `ovsw_jax.optax.ags`."""
+  """Adaptive gradient scaling alone; see `ovsw_jax.optax.ags`.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.ags(delta=0.02).transform is not None
+    True
+  """
   return Method("ags", nn.BinaryConv, transforms.ags(delta, mask=_MASK))
 
 
@@ -30,7 +42,13 @@ def sad(
   threshold: float = 1e-4,
   state: Literal["full", "compact"] = "full",
 ) -> Method:
-  """Silence-aware decaying alone; see `ovsw_jax.optax.sad`."""
+  """Silence-aware decaying alone; see `ovsw_jax.optax.sad`.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.sad(weight=2e-5).name
+    'sad'
+  """
   return Method(
     "sad",
     nn.BinaryConv,
@@ -45,7 +63,13 @@ def ovsw(
   threshold: float = 1e-4,
   state: Literal["full", "compact"] = "full",
 ) -> Method:
-  """OvSW: adaptive gradient scaling, then silence-aware decaying."""
+  """OvSW: adaptive gradient scaling, then silence-aware decaying.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.ovsw(delta=0.01, weight=2e-5).name  # ImageNet's
+    'ovsw'
+  """
   return Method(
     "ovsw",
     nn.BinaryConv,

@@ -54,6 +54,11 @@ def rbnn(
     rounds: of fitting the rotations, each epoch.
     epsilon: added to the variances of weights and activations; 0 in the
       authors' code, where those without variance become NaN.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.rbnn(beta_init=0.785).refresh is not None
+    True
   """
   schedule = sign.annealing(t_min, t_max)
 

@@ -138,6 +138,11 @@ def rbonn(
     density: share of the channels that count as dense.
     u_init: where `u` starts.
     u_rate: factor on the updates of `u`.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.rbonn().view.overwrite  # the code's, not the paper's
+    False
   """
   if variant not in _VARIANTS:
     raise ValueError(

@@ -17,6 +17,11 @@ def reactnet(positive_init: bool = False) -> Method:
   Args:
     positive_init: starts latent weights in [0, 0.001), as the authors' code
       does, which matters only in one-step training: see `bireal`.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.reactnet().activation.__name__
+    'RPReLU'
   """
   return Method(
     "reactnet", _bireal.conv(nn.RSign, positive_init), activation=nn.RPReLU

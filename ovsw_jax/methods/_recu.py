@@ -26,6 +26,11 @@ def recu(tau_min: float = 0.85, tau_max: float = 0.99) -> Method:
   Args:
     tau_min: quantile at the start, at least 0.5.
     tau_max: quantile at the end, below 1.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.recu(tau_max=0.95).name
+    'recu'
   """
   tau = quantizers.tau_schedule(tau_min, tau_max)
   conv = functools.partial(

@@ -44,6 +44,11 @@ def sdbnn(
     coefficient: of the filter's mean, in the weights' shift.
     shift_init: initializer of the activations' shift: "he_normal", as the
       authors' ResNets have it, or "normal" of deviation 0.01, as VGG-Small.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.sdbnn(shift_init="normal").name
+    'sdbnn'
   """
   if shift_init not in _SHIFT_INITS:
     raise ValueError(
@@ -78,6 +83,11 @@ def sdbnn_imagenet(reduction: int = 8, coefficient: float = 0.01) -> Method:
   Args:
     reduction: of the channels, inside the activations' shift.
     coefficient: of the filter's mean, in the weights' shift.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.sdbnn_imagenet().activation.__name__
+    'PReLU'
   """
   return _method(
     "sdbnn_imagenet",

@@ -65,6 +65,11 @@ def xnor_net(input_scale: bool = False, rule: str = "sgd") -> Method:
       paper's K, which the authors' code leaves out. Its gradient is included.
     rule: "sgd" multiplies the latent gradient by `n`, as the authors' code does
       for SGD; "adam" does not.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.xnor_net(input_scale=True).tail is not None
+    True
   """
   if rule not in _RULES:
     raise ValueError(f"rule={rule!r} must be one of {', '.join(_RULES)}.")

@@ -8,7 +8,7 @@ network: see `ResNet` and `VGGSmall`.
 
 from flax import linen as nn
 
-from ovsw_jax.models import _options
+from ovsw_jax.models import _options, _own
 from ovsw_jax.models._published import birealnet18 as birealnet18
 from ovsw_jax.models._published import birealnet34 as birealnet34
 from ovsw_jax.models._published import cifar_birealnet18 as cifar_birealnet18
@@ -36,17 +36,21 @@ ARCHITECTURES = {
   "resnet34": resnet34,
   "vgg_small": vgg_small,
 }
+"""The published networks by name, as `make` and configs know them."""
 
 
 def make(name: str, *, num_classes: int, **options) -> nn.Module:
   """Makes a network by name.
 
   Args:
-    name: a key of `ARCHITECTURES`.
+    name: a key of `ARCHITECTURES`, or one's own: a Python file
+      ("path/my_network.py") or module ("my_package.my_network") that defines
+      `network(num_classes, **options) -> flax.linen.Module`.
     num_classes: number of logits.
     **options: what differs from the published network, attributes of `ResNet`
       or `VGGSmall`: `conv`, `activation`, `dtype`, `shortcut`, ...; None leaves
-      an option as published.
+      an option as published. One's own network takes those that its function
+      has as arguments.
 
   Returns:
     A Flax module called as `model.apply(variables, images, train=, progress=)`.
@@ -61,12 +65,16 @@ def make(name: str, *, num_classes: int, **options) -> nn.Module:
     (16, 32, 64)
     >>> twin = ovsw.models.vgg_small(conv=ovsw.nn.RealConv)  # full precision
   """
-  if name not in ARCHITECTURES:
+  if name not in ARCHITECTURES and "." not in name:
     raise ValueError(
-      f"unknown model {name!r}; the models are {', '.join(ARCHITECTURES)}."
+      f"unknown model {name!r}; the models are {', '.join(ARCHITECTURES)}, or "
+      "a module ('my_package.my_network') or file ('path/my_network.py') that "
+      f"defines `{_own.SIGNATURE}`."
     )
   if num_classes < 2:
     raise ValueError(f"num_classes={num_classes} must be at least 2.")
+  if name not in ARCHITECTURES:
+    return _own.network(name, num_classes, options)
   network = ARCHITECTURES[name]
   known = _options.names_of(network(num_classes))
   for option in options:

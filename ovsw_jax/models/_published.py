@@ -28,12 +28,23 @@ def cifar_resnet18(num_classes: int = 10, **options: Any) -> ResNet:
   Args:
     num_classes: number of logits.
     **options: attributes of `ResNet` that differ from the published network.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.cifar_resnet18().stage_sizes
+    (2, 2, 2, 2)
   """
   return _cifar_basic((2, 2, 2, 2), num_classes, options)
 
 
 def cifar_resnet34(num_classes: int = 10, **options: Any) -> ResNet:
-  """CIFAR ResNet-34; see `cifar_resnet18`."""
+  """CIFAR ResNet-34; see `cifar_resnet18`.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.cifar_resnet34().stage_sizes
+    (3, 4, 6, 3)
+  """
   return _cifar_basic((3, 4, 6, 3), num_classes, options)
 
 
@@ -87,12 +98,23 @@ def resnet18(num_classes: int = 1000, **options: Any) -> ResNet:
   Args:
     num_classes: number of logits.
     **options: attributes of `ResNet` that differ from the published network.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.resnet18().stage_sizes
+    (2, 2, 2, 2)
   """
   return _imagenet((2, 2, 2, 2), num_classes, options)
 
 
 def resnet34(num_classes: int = 1000, **options: Any) -> ResNet:
-  """ImageNet ResNet-34; see `resnet18`."""
+  """ImageNet ResNet-34; see `resnet18`.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.resnet34().stage_sizes
+    (3, 4, 6, 3)
+  """
   return _imagenet((3, 4, 6, 3), num_classes, options)
 
 
@@ -135,12 +157,24 @@ def birealnet18(num_classes: int = 1000, **options: Any) -> ResNet:
 
 
 def birealnet34(num_classes: int = 1000, **options: Any) -> ResNet:
-  """Bi-Real Net 34 for ImageNet; see `birealnet18`."""
+  """Bi-Real Net 34 for ImageNet; see `birealnet18`.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.birealnet34().stage_sizes
+    (6, 8, 12, 6)
+  """
   return _bireal((6, 8, 12, 6), _WIDE, "imagenet", num_classes, options)
 
 
 def cifar_birealnet18(num_classes: int = 10, **options: Any) -> ResNet:
-  """`birealnet18` with a 3x3 stem, for small images. Not from a paper."""
+  """`birealnet18` with a 3x3 stem, for small images. Not from a paper.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.cifar_birealnet18().stage_sizes
+    (4, 4, 4, 4)
+  """
   return _bireal((4, 4, 4, 4), _WIDE, "cifar", num_classes, options)
 
 
@@ -152,6 +186,11 @@ def cifar_birealnet20(num_classes: int = 10, **options: Any) -> ResNet:
   Args:
     num_classes: number of logits.
     **options: attributes of `ResNet` that differ from this network.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.cifar_birealnet20().widths
+    (16, 32, 64)
   """
   return _bireal((6, 6, 6), _NARROW, "cifar", num_classes, options)
 
@@ -183,6 +222,11 @@ def reactnet_a(num_classes: int = 1000, **options: Any) -> ResNet:
 
   References:
     Liu et al., `ReActNet <https://arxiv.org/abs/2003.03488>`_, 2020
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.reactnet_a().block
+    'mobile'
   """
   return _resnet(
     options,

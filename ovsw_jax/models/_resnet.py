@@ -74,6 +74,20 @@ class ResNet(nn.Module):
   Raises:
     ValueError: for a name that does not exist, naming those that do, or stages
       whose sizes and widths do not match.
+
+  Examples:
+    A small network of one's own:
+
+    >>> import jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.ResNet(
+    ...   stage_sizes=(1, 1), widths=(8, 16), num_classes=10,
+    ...   conv=ovsw.methods.irnet().conv,
+    ... )
+    >>> image = jnp.ones((1, 8, 8, 1))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), image)
+    >>> shapes["params"]["layer2_block0"]["conv1"]["latent"].shape
+    (3, 3, 8, 16)
   """
 
   stage_sizes: Sequence[int]

@@ -34,6 +34,17 @@ class VGGSmall(nn.Module):
   Raises:
     ValueError: for an activation that does not exist, and for images of another
       size.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> import ovsw_jax as ovsw
+    >>> net = ovsw.models.VGGSmall(num_classes=10)
+    >>> image = jnp.ones((1, 32, 32, 3))
+    >>> logits, _ = jax.eval_shape(
+    ...   net.init_with_output, jax.random.key(0), image
+    ... )
+    >>> logits.shape
+    (1, 10)
   """
 
   num_classes: int
@@ -100,5 +111,10 @@ def vgg_small(num_classes: int = 10, **options: Any) -> VGGSmall:
     num_classes: number of logits.
     **options: attributes of `VGGSmall` that differ from the published network;
       None leaves one as published.
+
+  Examples:
+    >>> import ovsw_jax as ovsw
+    >>> ovsw.models.vgg_small(100, activation="rprelu").num_classes
+    100
   """
   return VGGSmall(**_options.changed({"num_classes": num_classes}, options))

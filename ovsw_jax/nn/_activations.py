@@ -23,21 +23,42 @@ def hardtanh(x: jax.Array) -> jax.Array:
 
 
 class Hardtanh(nn.Module):
-  """`hardtanh` as a module."""
+  """`hardtanh` as a module.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> nn.Hardtanh().apply({}, jnp.array([-2.0, 0.5])).tolist()
+    [-1.0, 0.5]
+  """
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return hardtanh(x)
 
 
 class Identity(nn.Module):
-  """No non-linearity: Bi-Real Net has none but the next layer's sign."""
+  """No non-linearity: Bi-Real Net has none but the next layer's sign.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> nn.Identity().apply({}, jnp.array([-2.0, 0.5])).tolist()
+    [-2.0, 0.5]
+  """
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return x
 
 
 class ReLU(nn.Module):
-  """max(x, 0); its gradient is 0 at 0."""
+  """max(x, 0); its gradient is 0 at 0.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> nn.ReLU().apply({}, jnp.array([-2.0, 0.5])).tolist()
+    [0.0, 0.5]
+  """
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return nn.relu(x)
@@ -48,7 +69,16 @@ def _leaky(x: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 class PReLU(nn.Module):
-  """Leaky rectifier with a learned slope per channel (the last axis)."""
+  """Leaky rectifier with a learned slope per channel (the last axis).
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> x = jnp.array([[-2.0, 0.5]])
+    >>> y, variables = nn.PReLU().init_with_output(jax.random.key(0), x)
+    >>> y.tolist(), variables["params"]["slope"].shape
+    ([[-0.5, 0.5]], (2,))
+  """
 
   initial_slope: float = 0.25
 

@@ -68,6 +68,15 @@ class BilinearWeights(nn.Module):
   References:
     Xu et al., `Recurrent Bilinear Optimization for Binary Neural Networks
     <https://arxiv.org/abs/2209.01542>`_, ECCV 2022
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> latent = jnp.array([[0.3], [-0.2]])
+    >>> params = {"gamma": jnp.array([2.0]), "u": jnp.array([0.2])}
+    >>> found = nn.BilinearWeights().apply({"params": params}, latent)
+    >>> print(found.value.round(2).ravel())
+    [ 0.04 -0.04]
   """
 
   unit: float = 0.02

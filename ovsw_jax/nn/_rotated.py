@@ -41,6 +41,16 @@ class RotatedWeights(nn.Module):
   References:
     Lin et al., `Rotated Binary Neural Network
     <https://arxiv.org/abs/2009.13055>`_, NeurIPS 2020
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> latent = jax.random.normal(jax.random.key(1), (3, 3, 4, 8))
+    >>> found, variables = nn.RotatedWeights().init_with_output(
+    ...   jax.random.key(0), latent
+    ... )
+    >>> found.bits.shape, variables["rotations"]["r1"].shape
+    ((3, 3, 4, 8), (6, 6))
   """
 
   angle_init: float = math.pi / 2

@@ -37,6 +37,16 @@ class SelfDistributionWeights(nn.Module):
   References:
     Xue et al., `Self-Distribution Binary Neural Networks
     <https://arxiv.org/abs/2103.02394>`_, 2021
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> latent = jnp.array([[-0.001], [1.0]])  # shifted by 0.0025
+    >>> found, _ = nn.SelfDistributionWeights().init_with_output(
+    ...   jax.random.key(0), latent
+    ... )
+    >>> found.bits.ravel().tolist()
+    [1.0, 1.0]
   """
 
   coefficient: float = 0.01
@@ -76,6 +86,16 @@ class SelfDistributionActivations(nn.Module):
   References:
     Xue et al., `Self-Distribution Binary Neural Networks
     <https://arxiv.org/abs/2103.02394>`_, 2021
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import nn
+    >>> x = jnp.full((1, 2, 2, 16), -0.4)  # shifted by about 0.5
+    >>> bits, variables = nn.SelfDistributionActivations().init_with_output(
+    ...   jax.random.key(0), x
+    ... )
+    >>> variables["params"]["squeeze"].shape, bits.shape
+    ((16, 1), (1, 2, 2, 16))
   """
 
   reduction: int = 16

@@ -5,10 +5,17 @@ from typing import NamedTuple
 import numpy as np
 
 Pair = tuple[int, int]
+"""Along height and along width."""
 
 
 class ConvGeometry(NamedTuple):
-  """Strides, zero padding after binarization, kernel dilation and groups."""
+  """Strides, zero padding after binarization, kernel dilation and groups.
+
+  Examples:
+    >>> from ovsw_jax import products
+    >>> products.ConvGeometry(strides=(2, 2), padding=((1, 1), (1, 1))).groups
+    1
+  """
 
   strides: Pair = (1, 1)
   padding: tuple[Pair, Pair] = ((0, 0), (0, 0))

@@ -10,6 +10,13 @@ class Quantized(NamedTuple):
   """A quantized weight; what the forward pass uses is `bits * scale`.
 
   Training reads the value, deployment reads the bits and the scale.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import quantizers
+    >>> bits = jnp.array([[1.0, -1.0], [-1.0, -1.0]])
+    >>> quantizers.Quantized(bits, jnp.array([0.5, 2.0])).value.tolist()
+    [[0.5, -2.0], [-0.5, -2.0]]
   """
 
   bits: jax.Array  # shape of the latent weight, +1 or -1
@@ -22,10 +29,15 @@ class Quantized(NamedTuple):
 
 
 WeightQuantizer = Callable[[jax.Array, jax.typing.ArrayLike], Quantized]
+"""`(latent, progress) -> Quantized`, the bits in the shape of `latent`."""
+
 ActivationQuantizer = Callable[
   [jax.Array, bool, jax.typing.ArrayLike], jax.Array
 ]
+"""`(x, train, progress) -> bits`, +1 or -1 in the shape of `x`."""
+
 OutputScale = Callable[[jax.Array], jax.Array]
+"""`(latent) -> scale` of shape (out,), which multiplies a layer's output."""
 
 
 def scheduled(build: Callable[[jax.typing.ArrayLike], Callable]) -> Callable:

@@ -62,6 +62,14 @@ def rotate(latent: jax.Array, r1: jax.Array, r2: jax.Array) -> jax.Array:
 
   Returns:
     The rotated weights, in the shape of `latent`; norms are kept.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from ovsw_jax import quantizers
+    >>> turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])  # by a quarter
+    >>> latent = jnp.array([[1.0], [2.0], [3.0], [4.0]])  # one output channel
+    >>> quantizers.rotate(latent, turn, jnp.eye(2)).ravel().tolist()
+    [3.0, 4.0, -1.0, -2.0]
   """
   return _from_matrices(_rotated(_to_matrices(latent), r1, r2), latent.shape)
 
@@ -87,6 +95,15 @@ def fit_rotations(
   References:
     Lin et al., `Rotated Binary Neural Network
     <https://arxiv.org/abs/2009.13055>`_, NeurIPS 2020, equations 11 to 13
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from ovsw_jax import quantizers
+    >>> latent = jax.random.normal(jax.random.key(0), (16, 1))
+    >>> r1, r2 = quantizers.fit_rotations(latent, jnp.eye(4), jnp.eye(4))
+    >>> turned = quantizers.rotate(latent, r1, r2)
+    >>> bool(abs(turned).sum() > abs(latent).sum())  # closer to +1 and -1
+    True
   """
   matrices = _to_matrices(latent)
   for _ in range(rounds):

@@ -97,6 +97,15 @@ ste = sign_estimator()
 
 OvSW's choice for weights. Bengio et al., `Estimating or Propagating Gradients
 Through Stochastic Neurons <https://arxiv.org/abs/1308.3432>`_, 2013.
+
+Examples:
+  >>> import jax, jax.numpy as jnp
+  >>> from ovsw_jax import sign
+  >>> x = jnp.array([-1.0, 0.25])
+  >>> sign.ste(x).tolist()
+  [-1.0, 1.0]
+  >>> jax.grad(lambda x: sign.ste(x).sum())(x).tolist()
+  [1.0, 1.0]
 """
 
 clipped_ste = sign_estimator(lambda x: (jnp.abs(x) < 1).astype(x.dtype))
@@ -104,6 +113,15 @@ clipped_ste = sign_estimator(lambda x: (jnp.abs(x) < 1).astype(x.dtype))
 
 Hubara et al., `Binarized Neural Networks
 <https://arxiv.org/abs/1602.02830>`_, 2016; the OvSW code's ``hardtanh``.
+
+Examples:
+  >>> import jax, jax.numpy as jnp
+  >>> from ovsw_jax import sign
+  >>> x = jnp.array([-1.0, 0.25])
+  >>> sign.clipped_ste(x).tolist()
+  [-1.0, 1.0]
+  >>> jax.grad(lambda x: sign.clipped_ste(x).sum())(x).tolist()
+  [0.0, 1.0]
 """
 
 clipped_ste_closed = sign_estimator(lambda x: (jnp.abs(x) <= 1).astype(x.dtype))
@@ -111,6 +129,15 @@ clipped_ste_closed = sign_estimator(lambda x: (jnp.abs(x) <= 1).astype(x.dtype))
 
 The weights of `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_ and of
 `ReActNet <https://arxiv.org/abs/2003.03488>`_.
+
+Examples:
+  >>> import jax, jax.numpy as jnp
+  >>> from ovsw_jax import sign
+  >>> x = jnp.array([-1.0, 0.25])
+  >>> sign.clipped_ste_closed(x).tolist()
+  [-1.0, 1.0]
+  >>> jax.grad(lambda x: sign.clipped_ste_closed(x).sum())(x).tolist()
+  [1.0, 1.0]
 """
 
 approx = sign_estimator(lambda x: jnp.maximum(0, 2 - 2 * jnp.abs(x)))
@@ -118,6 +145,15 @@ approx = sign_estimator(lambda x: jnp.maximum(0, 2 - 2 * jnp.abs(x)))
 
 OvSW's choice for activations. Liu et al., `Bi-Real Net
 <https://arxiv.org/abs/1808.00278>`_, 2018, equation 7.
+
+Examples:
+  >>> import jax, jax.numpy as jnp
+  >>> from ovsw_jax import sign
+  >>> x = jnp.array([-1.0, 0.25])
+  >>> sign.approx(x).tolist()
+  [-1.0, 1.0]
+  >>> jax.grad(lambda x: sign.approx(x).sum())(x).tolist()
+  [0.0, 1.5]
 """
 
 
