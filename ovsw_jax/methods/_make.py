@@ -4,14 +4,30 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ovsw_jax.methods._method import Method, with_transform
 
 Constructor = Callable[..., Method]
 Methods = Mapping[str, Constructor]
+
+
+def declared(package: str, path: Iterable[str]) -> dict[str, Constructor]:
+  """The methods that a package's modules name in `__all__`, in order."""
+  found: dict[str, Constructor] = {}
+  for module in pkgutil.iter_modules(path):
+    content = importlib.import_module(f"{package}.{module.name}")
+    for name in getattr(content, "__all__", ()):
+      if name in found:
+        raise ValueError(
+          f"{content.__file__} declares the method {name!r}, which "
+          f"{found[name].__module__} has already; rename one of them."
+        )
+      found[name] = getattr(content, name)
+  return dict(sorted(found.items()))
 
 
 def _from_file(name: str) -> Any:
