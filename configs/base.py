@@ -1,4 +1,4 @@
-"""What the configs share: their arguments, all fields, and CIFAR's recipe.
+"""What the configs share: their arguments, all fields, and whole recipes.
 
 A config file is named on the command line with arguments after a colon, such as
 `--config=configs/digits.py:irnet`. An argument names a method, by a name of
@@ -11,12 +11,37 @@ accuracy means nothing.
 from collections.abc import Mapping
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
 from ovsw_jax import methods
 from ovsw_jax.training.settings import MODEL_OPTIONS
 
 Fields = Mapping[str, Any]  # dotted names of config fields, and their values
+
+# The weight decay group of ReActNet's code and its relatives. By PyTorch's
+# names and shapes, their shifts are in it, and classifier, normalization and
+# slopes are not.
+REACTNET_DECAY = r"(latent|conv/kernel|conv\d/kernel|shift|gamma)$"
+
+# The teacher of ReActNet and its relatives, torchvision's ResNet-34, as
+# torchvision trains it but for the images, which are the pupil's.
+RESNET34: Fields = {
+  "model.name": "resnet34",
+  "model.activation": "relu",
+  "model.block": "basic",
+  "model.conv_init": "fan_out_normal",
+  "model.last_norm": False,
+  "model.norm_scale": 1.0,
+  "model.stem_activation": "relu",
+  "optimizer.name": "sgd",
+  "optimizer.learning_rate": 0.1,
+  "optimizer.weight_decay": 1e-4,
+  "optimizer.decay_paths": ".",
+  "schedule.name": "multistep",
+  "train.epochs": 90,
+  "train.batch_size": 256,
+}
 
 
 def parse(arg: str) -> tuple[str, bool]:
@@ -68,8 +93,8 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.model.name = "cifar_resnet20"
   config.model.dtype = "float32"  # or bfloat16; parameters stay float32
   # Options of `ovsw_jax.models.ResNet` and `VGGSmall`; None is as published.
-  for option in MODEL_OPTIONS:
-    config.model[option] = config_dict.placeholder(str)
+  for option, kind in MODEL_OPTIONS.items():
+    config.model[option] = config_dict.placeholder(kind)
 
   config.data = ConfigDict()
   # Or tfds:<name>, folder:<path or archive>; stream:<path> and
@@ -108,7 +133,8 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.loss.teacher_weight = 1.0
 
   config.schedule = ConfigDict()
-  # Or cosine_epoch, constant, linear, linear_early, multistep.
+  # Or cosine_epoch, constant, linear, linear_early, multistep,
+  # multistep_warmup.
   config.schedule.name = "cosine"
   config.schedule.warmup_epochs = 0
   config.schedule.floor = 1e-5  # added after warm-up; of cosine_epoch alone
@@ -180,6 +206,27 @@ def imagenet(name: str, model: str, arg: str) -> ConfigDict:
   return shrink(config) if smoke else config
 
 
+def _published(
+  name: str, method: str, networks: Mapping[str, Fields], arg: str
+) -> tuple[ConfigDict, str, bool]:
+  """The fields of a recipe, the network that `arg` chooses, and `smoke`."""
+  names = [part.strip() for part in (arg or "").split(",") if part.strip()]
+  chosen = [part for part in names if part in networks]
+  if len(chosen) > 1:
+    raise ValueError(
+      f"a run has one network, got {', '.join(chosen)} in {arg!r}"
+    )
+  network = (chosen or list(networks))[0]
+  others = [part for part in names if part not in networks]
+  combined, smoke = parse(",".join([method, *others]))
+  config = experiment(f"{name}_{network}", combined)
+  config.data.flip = True
+  config.schedule.name = "cosine_epoch"
+  config.schedule.floor = 0.0
+  config.train.log_every = 100
+  return config, network, smoke
+
+
 def published(
   name: str, method: str, networks: Mapping[str, Fields], arg: str
 ) -> ConfigDict:
@@ -196,27 +243,76 @@ def published(
   Raises:
     ValueError: for two networks, or what names no method.
   """
-  names = [part.strip() for part in (arg or "").split(",") if part.strip()]
-  chosen = [part for part in names if part in networks]
-  if len(chosen) > 1:
-    raise ValueError(
-      f"a run has one network, got {', '.join(chosen)} in {arg!r}"
-    )
-  network = (chosen or list(networks))[0]
-  others = [part for part in names if part not in networks]
-  combined, smoke = parse(",".join([method, *others]))
-  config = experiment(f"{name}_{network}", combined)
+  config, network, smoke = _published(name, method, networks, arg)
   config.model.name = network if network == "vgg_small" else f"cifar_{network}"
   config.data.name = "tfds:cifar10"
   config.data.pad = 4
-  config.data.flip = True
-  config.schedule.name = "cosine_epoch"
-  config.schedule.floor = 0.0
   config.train.batch_size = 128
-  config.train.log_every = 100
   config.train.checkpoint_every = 10
   config.update_from_flattened_dict(networks[network])
   return shrink(config) if smoke else config
+
+
+def published_imagenet(
+  name: str,
+  method: str,
+  networks: Mapping[str, Fields],
+  arg: str,
+  stages: ConfigDict | None = None,
+) -> ConfigDict:
+  """A method's own recipe on ImageNet; see `published`.
+
+  Args:
+    name: of the experiment.
+    method: a key of `ovsw_jax.methods.METHODS`.
+    networks: by a key of `ovsw_jax.models.ARCHITECTURES`, the fields in which
+      their recipes differ from SGD at batch 512 with a cosine to zero, on crops
+      of 8 to 100 % of the area, mirrored; the first is the default.
+    arg: as for `published`.
+    stages: what these change of it, such as those of `two_steps`.
+
+  Raises:
+    ValueError: for two networks, or what names no method.
+  """
+  config, network, smoke = _published(name, method, networks, arg)
+  config.model.name = network
+  config.data.name = "tfds:imagenet2012"
+  config.train.batch_size = 512
+  config.update_from_flattened_dict(networks[network])
+  if stages is not None:
+    config.stages = stages
+  if smoke:
+    shrink(config)
+    # These networks halve their images up to five times.
+    config.data.name = "digits:32"
+  return config
+
+
+def two_steps(
+  teacher: Fields, first: Fields, second: Fields | None = None
+) -> ConfigDict:
+  """The stages of two-step training, and the one that trains the teacher.
+
+  The loss of both steps is the teacher's distribution, and no labels.
+
+  Args:
+    teacher: fields of a network with real weights and activations.
+    first: fields of the step with binary activations and real weights.
+    second: fields of the step with binary weights, which begins with what fits
+      of the first.
+  """
+  taught = {"loss.teacher": "a_teacher"}
+  found = {
+    "a_teacher": {"method": "full_precision", **teacher},
+    "b_real_weights": {"binary_weights": False, **taught, **first},
+    "c_binary": {"init_from": "b_real_weights", **taught, **(second or {})},
+  }
+  return ConfigDict(
+    {
+      name: traverse_util.unflatten_dict(fields, sep=".")
+      for name, fields in found.items()
+    }
+  )
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

@@ -27,10 +27,6 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# The authors' weight decay group: by PyTorch's names and shapes, their shifts
-# are in it, and classifier, normalization and slopes are not.
-_DECAYING = r"(latent|conv/kernel|conv\d/kernel|shift|gamma)$"
-
 
 def get_config(arg: str = "") -> ConfigDict:
   """The config of `arg`'s method, `reactnet` by default."""
@@ -46,28 +42,14 @@ def get_config(arg: str = "") -> ConfigDict:
   config.optimizer.name = "adam"
   config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 0.0
-  config.optimizer.decay_paths = _DECAYING
+  config.optimizer.decay_paths = base.REACTNET_DECAY
   config.schedule.name = "linear"
   config.train.epochs = 200
   config.train.batch_size = 128
   config.train.log_every = 100
   config.train.checkpoint_every = 10
-  config.stages = ConfigDict(
-    {
-      "a_teacher": {
-        "method": "full_precision",
-        "model": {"activation": "relu"},
-        "optimizer": {"weight_decay": 1e-4},
-      },
-      "b_real_weights": {
-        "binary_weights": False,
-        "loss": {"teacher": "a_teacher"},
-        "optimizer": {"weight_decay": 1e-5},
-      },
-      "c_binary": {
-        "init_from": "b_real_weights",
-        "loss": {"teacher": "a_teacher"},
-      },
-    }
+  config.stages = base.two_steps(
+    teacher={"model.activation": "relu", "optimizer.weight_decay": 1e-4},
+    first={"optimizer.weight_decay": 1e-5},
   )
   return base.shrink(config) if smoke else config

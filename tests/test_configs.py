@@ -20,24 +20,51 @@ NAMES = sorted(
   for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
   if path.stem not in SHARED
 )
-# Recipes that methods were published with, by the method.
-PUBLISHED = {
-  f"cifar10_{method}": method for method in ("irnet", "rbnn", "recu", "sdbnn")
-}
 STAGED = "cifar10_two_step"
+RUNS = pathlib.Path("runs")
 IMAGENET = ["imagenet_resnet18", "imagenet_resnet34"]
-SINGLE = [name for name in NAMES if name not in PUBLISHED]
-CIFAR = [name for name in SINGLE if name.startswith("cifar") and name != STAGED]
 
 
 def module(name):
   return importlib.import_module(f"configs.{name}")
 
 
+# Recipes that methods were published with, for the networks that they name.
+PUBLISHED = [name for name in NAMES if hasattr(module(name), "NETWORKS")]
+SINGLE = [name for name in NAMES if name not in PUBLISHED]
+CIFAR = [name for name in SINGLE if name.startswith("cifar") and name != STAGED]
+
+
+def shapes(config, shallow=False):
+  """The parameters of a config's network, for a thousand classes.
+
+  Shallow, a stage has one block, which takes less time and has every kind of
+  parameter.
+  """
+  model = networks.network(config, networks.method(config), 1000)
+  if shallow:
+    model = model.clone(stage_sizes=(1,) * len(model.widths))
+  return jax.eval_shape(
+    lambda: model.init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )["params"]
+
+
+def decaying(config):
+  """The paths of the parameters that decay, without the block's name."""
+  mask = ovsw_optax.binary_mask(config.optimizer.decay_paths)(
+    shapes(config, shallow=True)
+  )
+  flat = traverse_util.flatten_dict(mask, sep="/")
+  kinds = {"/".join(path.split("/")[-2:]): on for path, on in flat.items()}
+  return {kind for kind, on in kinds.items() if on}
+
+
 def test_the_files_are_those_promised():
   networks = ("resnet18", "resnet20", "resnet34", "vgg_small")
   cifar = [f"cifar{n}_{net}" for n in (10, 100) for net in networks]
-  assert sorted([*cifar, *PUBLISHED, STAGED, "digits", *IMAGENET]) == NAMES
+  assert sorted([*cifar, STAGED, "digits", *IMAGENET]) == sorted(SINGLE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,10 +173,10 @@ def test_digits_are_never_mirrored():
 @pytest.mark.parametrize("name", NAMES)
 def test_smoke_is_small_and_needs_no_download(name):
   config = module(name).get_config("ags, smoke")
-  assert config.data.name == "digits"
+  assert config.data.name in ("digits", "digits:32")
   assert config.train.epochs * config.data.limit <= 64
   assert config.model == module(name).get_config().model
-  for stage in stages.configs(config, pathlib.Path("runs")).values():
+  for stage in stages.configs(config, RUNS).values():
     assert stage.data == config.data
     assert stage.train == config.train
 
@@ -162,9 +189,13 @@ def test_a_published_recipe_is_complete_for_every_network(name):
       config.lock()
       settings.check(config)
       assert config.name == f"{name}_{network}"
-      assert config.method == PUBLISHED[name] + added
-      methods.make(config.method, **config.method_args)
+      base_method, *_ = config.method.split("+")
+      assert base_method.startswith(name.split("_", 1)[1])
+      assert config.method == base_method + added
       assert config.model.name.removeprefix("cifar_") == network
+      for stage in [config, *stages.configs(config, RUNS).values()]:
+        networks.network(stage, networks.method(stage), 10)
+        assert stage.schedule.name in schedules.SCHEDULES
   with pytest.raises(ValueError, match="one network, got resnet20, vgg_small"):
     module("cifar10_irnet").get_config("resnet20,vgg_small")
 
@@ -206,21 +237,10 @@ def test_published_recipes_are_those_of_the_papers_code():
 
 
 def test_two_steps_decay_what_the_authors_code_decays():
-  made = stages.configs(module(STAGED).get_config(), pathlib.Path("runs"))
+  made = stages.configs(module(STAGED).get_config(), RUNS)
   decays = {name: stage.optimizer.weight_decay for name, stage in made.items()}
   assert decays == {"a_teacher": 1e-4, "b_real_weights": 1e-5, "c_binary": 0.0}
-  config = made["c_binary"]
-  method = networks.method(config)
-  model = networks.network(config, method, 10)
-  params = jax.eval_shape(
-    lambda: model.init(
-      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
-    )
-  )["params"]
-  mask = ovsw_optax.binary_mask(config.optimizer.decay_paths)(params)
-  flat = traverse_util.flatten_dict(mask, sep="/")
-  kinds = {"/".join(path.split("/")[-2:]): on for path, on in flat.items()}
-  assert {kind for kind, on in kinds.items() if on} == {
+  assert decaying(made["c_binary"]) == {
     "activation1/input_shift",
     "activation1/output_shift",
     "activation_quantizer/shift",
@@ -228,7 +248,83 @@ def test_two_steps_decay_what_the_authors_code_decays():
     "shortcut_conv/kernel",
     "stem_conv/kernel",
   }
-  assert not kinds["head/kernel"]
+
+
+def test_published_imagenet_recipes_are_those_of_the_papers_code():
+  fields = (
+    *("optimizer.name", "optimizer.learning_rate", "optimizer.weight_decay"),
+    *("schedule.name", "train.epochs", "train.batch_size"),
+  )
+
+  def recipe(config):
+    flat = settings.flatten(config.to_dict())
+    return tuple(flat[field] for field in fields)
+
+  def of(name, network=""):
+    return recipe(module(f"imagenet_{name}").get_config(network))
+
+  sgd = ("sgd", 0.1, 1e-4, "cosine_epoch")
+  assert of("recu") == of("recu", "resnet34") == (*sgd, 200, 512)
+  assert of("rbnn") == of("rbnn", "resnet34") == (*sgd, 150, 512)
+  stepped = ("multistep_warmup", 100, 2048)
+  assert of("irnet") == ("sgd", 0.8, 1e-5, *stepped)
+  assert of("irnet", "resnet34") == ("sgd", 0.8, 1e-4, *stepped)
+  early = ("linear_early", 256, 512)
+  assert (
+    of("bireal") == of("bireal", "birealnet34") == ("adam", 1e-3, 0, *early)
+  )
+
+  teacher = ("sgd", 0.1, 1e-4, "multistep", 90, 256)
+  for name, network, first, second in (
+    ("reactnet", "birealnet18", (2.5e-3, "linear_early", 128, 512), None),
+    ("reactnet", "reactnet_a", (1.25e-3, "linear_early", 128, 256), None),
+    (
+      "rbonn",
+      "birealnet18",
+      (2.5e-3, "linear_early", 128, 512),
+      (1e-3, "linear", 256, 512),
+    ),
+    ("sdbnn", "birealnet18", (1e-3, "linear", 256, 512), None),
+  ):
+    config = module(f"imagenet_{name}").get_config(network)
+    a, b, c = stages.configs(config, RUNS).values()
+    assert recipe(a) == teacher
+    assert recipe(b) == ("adam", first[0], 1e-5, *first[1:])
+    rate, *rest = second or first
+    assert recipe(c) == ("adam", rate, 0.0, *rest)
+    assert (a.method, a.model.name) == ("full_precision", "resnet34")
+    assert (b.binary_weights, c.binary_weights) == (False, True)
+    assert c.init_from == str(RUNS / "b_real_weights")
+    assert b.loss.teacher == c.loss.teacher == str(RUNS / "a_teacher")
+
+
+def test_the_teacher_is_torchvisions_resnet34():
+  config = module("imagenet_reactnet").get_config()
+  teacher = stages.configs(config, RUNS)["a_teacher"]
+  params = shapes(teacher)
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 21_797_672
+  assert "head_norm" not in params
+  # It decays whole, as torchvision's does.
+  assert all(
+    jax.tree.leaves(
+      ovsw_optax.binary_mask(teacher.optimizer.decay_paths)(params)
+    )
+  )
+
+
+@pytest.mark.parametrize("network", ["birealnet18", "reactnet_a"])
+def test_the_smoke_images_are_large_enough(network):
+  config = module("imagenet_reactnet").get_config(f"{network},smoke")
+  assert config.data.name == "digits:32"
+  shapes(config, shallow=True)  # a side of one is not halved
+
+
+def test_recu_decays_what_its_code_decays_by_name():
+  assert decaying(module("imagenet_recu").get_config()) == {
+    *("conv1/latent", "conv2/latent"),
+    *("conv1/output_scale", "conv2/output_scale"),
+    *("head/bias", "head/kernel", "stem_conv/kernel"),
+  }
 
 
 def test_a_methods_file_and_combinations_are_arguments(tmp_path):

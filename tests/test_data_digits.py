@@ -45,13 +45,29 @@ def test_digits_are_all_there_once(digits):
   assert len(np.unique(images, axis=0)) == 1797
 
 
-def test_digits_are_upsampled_bilinearly(digits, x64):
+@pytest.mark.parametrize("side", [16, 32])
+def test_digits_are_upsampled_bilinearly(side, x64):
+  digits = data.load("digits" if side == 16 else f"digits:{side}")
+  assert digits.name == ("digits" if side == 16 else "digits:32")
   raw = load_digits().images
-  expected = jax.image.resize(raw, (len(raw), 16, 16), "bilinear") * 255 / 16
-  expected = np.rint(expected).astype(np.uint8)[..., None]
+  expected = jax.image.resize(raw, (len(raw), side, side), "bilinear")
+  expected = np.rint(expected * 255 / 16).astype(np.uint8)[..., None]
   as_set = lambda images: {image.tobytes() for image in images}
   images = np.concatenate([digits.train.images, digits.test.images])
   assert as_set(images) == as_set(expected)
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("digits:12", "side=12 of the digits must be a multiple of 8"),
+    ("digits:0", "side=0 of the digits must be a multiple of 8"),
+    ("digits:big", "unknown data set 'digits:big'"),
+  ],
+)
+def test_digits_of_another_size_are_refused(name, message):
+  with pytest.raises(ValueError, match=message):
+    data.load(name)
 
 
 def test_digits_are_the_same_everywhere(digits):

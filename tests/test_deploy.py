@@ -13,6 +13,7 @@ from ovsw_jax import deploy, methods, models, nn
 from ovsw_jax.deploy import _layers, _pack
 from ovsw_jax.interop import torch as interop
 from tests import packed_networks
+from tests.test_methods_invariants import LAYERS
 from tests.test_models_golden import REFERENCE, golden_variables, nhwc
 
 
@@ -56,8 +57,9 @@ def test_a_file_of_the_authors_leaves_as_bits(golden, tmp_path):
   )
 
 
+# How activations become bits, and the network; the others have `PLAIN`.
+PLAIN = ("sign", {})
 METHODS = {
-  "bireal": ("sign", {}),
   "irnet": (
     "sign",
     {"block": "bireal", "shortcut": "real", "dtype": jnp.bfloat16},
@@ -65,16 +67,16 @@ METHODS = {
   "rbnn": ("centred_sign", {"block": "bireal", "shortcut": "real"}),
   "rbonn": ("shifted_sign", {"block": "single", "shortcut": "pooled_real"}),
   "reactnet": ("shifted_sign", {"block": "mobile", "shortcut": "repeated"}),
-  "recu": ("sign", {}),
   "sdbnn": ("self_distribution_sign", {}),
+  "sdbnn_imagenet": ("self_distribution_sign", {"block": "bireal"}),
   "vanilla": ("sign", {"activation": "prelu", "stem": "imagenet"}),
   "xnor_net": ("sign", {"last_activation": "relu"}),
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LAYERS)
 def test_every_form_of_method(name):
-  binarizer, options = METHODS[name]
+  binarizer, options = METHODS.get(name, PLAIN)
   arguments = {"input_scale": True} if name == "xnor_net" else {}
   model = packed_networks.network(methods.make(name, **arguments), **options)
   image = (32, 32, 3) if "stem" in options else packed_networks.IMAGE
@@ -86,11 +88,11 @@ def test_every_form_of_method(name):
     variables, images
   )
   np.testing.assert_allclose(packed(images), expected, atol=1e-4)
-  if name in ("sdbnn", "rbnn", "xnor_net"):
+  if name in ("sdbnn", "sdbnn_imagenet", "rbnn", "xnor_net"):
     assert packed.notes[0].startswith("layer1_block0/conv1: its weights are")
   else:
     assert not packed.notes
-  folded = name in ("bireal", "recu", "vanilla")
+  folded = "block" not in options and binarizer == "sign" and not arguments
   assert packed.description.thresholds == (("norm1",) if folded else ())
 
 

@@ -1,6 +1,7 @@
 """Methods: what each adds to the gradient, and wrong names."""
 
 import dataclasses
+import importlib
 import sys
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from ovsw_jax import methods, nn
 from ovsw_jax import optax as transforms
+from ovsw_jax.methods import _make
 
 PARAMS = {
   "conv": {"latent": jax.random.normal(jax.random.key(0), (3, 3, 4, 5))},
@@ -95,6 +97,25 @@ def test_every_method_has_its_name_and_defaults(name):
   assert methods.make(name, **arguments).name == name
   assert methods.METHODS[name] is getattr(methods, name)
   assert methods.METHODS[name].__doc__
+
+
+def test_a_file_of_a_package_declares_its_methods(tmp_path, monkeypatch):
+  package = tmp_path / "declaring"
+  package.mkdir()
+  for file, text in {
+    "_b.py": "__all__ = ['one', 'two']\ndef one(): ...\ndef two(): ...",
+    "_a.py": "__all__ = ['three']\ndef three(): ...\ndef four(): ...",
+    "_c.py": "def five(): ...",
+  }.items():
+    (package / file).write_text(text)
+  monkeypatch.syspath_prepend(tmp_path)
+  found = _make.declared("declaring", [str(package)])
+  assert list(found) == ["one", "three", "two"]
+  assert found["two"].__module__ == "declaring._b"
+  (package / "_d.py").write_text("__all__ = ['one']\ndef one(): ...")
+  importlib.invalidate_caches()
+  with pytest.raises(ValueError, match=r"_d\.py declares .* 'one', .*ng\._b"):
+    _make.declared("declaring", [str(package)])
 
 
 def test_methods_combine():

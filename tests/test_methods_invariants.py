@@ -11,8 +11,8 @@ import pytest
 from ovsw_jax import methods, models, nn, sign
 from tests.two_layers import Network
 
-# Hyperparameters under which a network of six channels can be built.
-ARGUMENTS = {"sdbnn": {"reduction": 3}, "sdbnn_imagenet": {"reduction": 3}}
+# Under which a network of six channels can be built.
+SMALL = {"reduction": 3}
 BINARY = sorted(set(methods.METHODS) - {"full_precision"})
 # OvSW and its halves have vanilla's layer, and no other.
 LAYERS = sorted(set(BINARY) - {"ovsw", "ags", "sad"})
@@ -23,7 +23,8 @@ LABELS = jnp.arange(16) % 4
 
 
 def make(name, **arguments):
-  return methods.make(name, **ARGUMENTS.get(name, {}), **arguments)
+  small = {k: v for k, v in SMALL.items() if k in methods.defaults(name)}
+  return methods.make(name, **small, **arguments)
 
 
 @functools.cache

@@ -89,12 +89,12 @@ def assert_close(ours, theirs):
   )
 
 
-@every_case
-@pytest.mark.parametrize(
-  ("size", "stride", "progress"), [(3, 1, 0.0), (3, 2, 0.4), (1, 2, 0.9)]
-)
-def test_layer(case, size, stride, progress, x64):
-  method, by_equations, _ = build(case)
+# Of a layer: kernel size, stride and progress.
+FORMS = [(3, 1, 0.0), (3, 2, 0.4), (1, 2, 0.9)]
+
+
+def check_layer(method, by_equations, size, stride, progress):
+  """Output and all gradients of one layer of a method."""
   layer = method.conv(
     5, size, strides=stride, dtype=jnp.float64, param_dtype=jnp.float64
   )
@@ -121,6 +121,13 @@ def test_layer(case, size, stride, progress, x64):
   np.testing.assert_allclose(dx, expected_dx, rtol=1e-9, atol=1e-12)
 
 
+@every_case
+@pytest.mark.parametrize(("size", "stride", "progress"), FORMS)
+def test_layer(case, size, stride, progress, x64):
+  method, by_equations, _ = build(case)
+  check_layer(method, by_equations, size, stride, progress)
+
+
 class Network(linen.Module):
   """Two binary layers with all that comes around them."""
 
@@ -145,12 +152,8 @@ class Network(linen.Module):
     )
 
 
-@pytest.mark.parametrize(
-  "case", sorted(set(CASES) - {"xnor_net adam", "irnet vgg"})
-)
-def test_network(case, x64):
+def check_network(method, by_equations, activation):
   """Loss and all gradients of two layers, through the view if there is one."""
-  method, by_equations, activation = build(case)
   network, progress = Network(method), 0.3
   x = jax.random.normal(jax.random.key(0), (4, 6, 6, 6))
   labels = np.array([0, 3, 1, 1])
@@ -197,3 +200,10 @@ def test_network(case, x64):
     grads,
     expected_grads,
   )
+
+
+@pytest.mark.parametrize(
+  "case", sorted(set(CASES) - {"xnor_net adam", "irnet vgg"})
+)
+def test_network(case, x64):
+  check_network(*build(case))

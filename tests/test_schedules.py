@@ -117,6 +117,15 @@ def test_multistep_ignores_the_warmup():
   assert _run("multistep", 0, warmup_epochs=5) == np.float32(0.1)
 
 
+def test_multistep_after_a_warmup_is_irnets():
+  made = [
+    float(_run("multistep_warmup", 7 * epoch, warmup_epochs=4, every=6))
+    for epoch in range(10)
+  ]
+  expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01]
+  np.testing.assert_allclose(made, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("args", "message"),
   [

@@ -4,6 +4,7 @@ import functools
 import json
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen
@@ -144,7 +145,7 @@ def test_resnet20_in_full():
 
 
 # Parameters of one binary layer that are not its latent weight: of 4 inputs
-# and 8 outputs. And the multiplications of SD-BNN's shift, 4 -> 1 -> 4.
+# and 8 outputs.
 METHODS = {
   "ags": 0,
   "bireal": 0,
@@ -168,14 +169,20 @@ METHODS = {
 def test_a_layer_of_every_method(name):
   arguments = {"reduction": 4} if name.startswith("sdbnn") else {}
   method = methods.make(name, **arguments)
-  table = ovsw.summary(method.conv(8, 3, strides=2), (6, 6, 4))
+  layer = method.conv(8, 3, strides=2)
+  table = ovsw.summary(layer, (6, 6, 4))
   (row,) = table.layers
   assert (row.kind, row.input_bits) == ("BinaryConv", 1)
   assert row.output_shape == (3, 3, 8)
   assert row.parameters_1bit == 9 * 4 * 8
-  assert row.parameters_32bit == METHODS[name]
+  shapes = jax.eval_shape(
+    lambda: layer.init(jax.random.key(0), jnp.zeros((1, 6, 6, 4)))["params"]
+  )
+  real = sum(leaf.size for leaf in jax.tree.leaves(shapes)) - 9 * 4 * 8
+  assert row.parameters_32bit == real == METHODS.get(name, real)
   assert row.macs_1bit == 3 * 3 * 9 * 4 * 8
-  assert row.macs_32bit == (8 if name.startswith("sdbnn") else 0)
+  if name in METHODS:  # those of SD-BNN are of its shift, 4 -> 1 -> 4
+    assert row.macs_32bit == (8 if name.startswith("sdbnn") else 0)
 
 
 def test_the_twin_and_the_first_of_two_steps_have_no_bits():

@@ -62,7 +62,8 @@ def load(
   Args:
     name: one of
 
-      - `"digits"`: scikit-learn's handwritten digits, which need no files;
+      - `"digits"`: scikit-learn's handwritten digits, which need no files, as
+        16x16 pixels; `"digits:32"` has 32x32, any multiple of 8 will do;
       - `"tfds:cifar10"`, `"tfds:cifar100"`: prepared by TensorFlow Datasets;
       - `"folder:<path>"`: images in `train/<class>/*` and `test/<class>/*` of a
         folder, or of a `.tar`, `.tar.gz`, `.tar.xz` or `.zip` archive.
@@ -86,6 +87,8 @@ def load(
   """
   if name == "digits":
     return digits.load()
+  if name.startswith("digits:") and name[len("digits:") :].isdecimal():
+    return digits.load(int(name[len("digits:") :]))
   if is_streamed(name):
     raise ValueError(
       f"{name!r} is not held in memory: open it with data.open_stream"

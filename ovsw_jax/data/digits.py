@@ -13,27 +13,33 @@ _SPLIT_SEED = 0
 _TEST_SIZE = 360
 
 
-def load() -> Dataset:
-  """The UCI handwritten digits as 16x16 images of one channel.
+def load(side: int = 16) -> Dataset:
+  """The UCI handwritten digits as square images of one channel.
 
-  1797 images of 8x8 pixels and 17 grey levels, upsampled bilinearly to 16x16
-  and scaled to 0 .. 255. A fifth of each class, drawn once and for all, is for
-  testing: 1437 training and 360 test images.
+  1797 images of 8x8 pixels and 17 grey levels, upsampled bilinearly and scaled
+  to 0 .. 255. A fifth of each class, drawn once and for all, is for testing:
+  1437 training and 360 test images.
+
+  Args:
+    side: of the images, a multiple of 8.
 
   Returns:
-    The data set; images are uint8 `(n, 16, 16, 1)`.
+    The data set; images are uint8 `(n, side, side, 1)`.
 
   Raises:
+    ValueError: `side` is no multiple of 8.
     ImportError: scikit-learn is not installed.
   """
+  if side < 8 or side % 8:
+    raise ValueError(f"side={side} of the digits must be a multiple of 8.")
   raw = require("sklearn.datasets", "digits").load_digits()
-  images = _upsample(raw.images)
+  images = _upsample(raw.images, side)
   labels = raw.target.astype(np.int32)
   test = _stratified(labels, _TEST_SIZE, _SPLIT_SEED)
   train = Split(images[~test], labels[~test])
   mean, std = channel_statistics(train.images)
   return Dataset(
-    name="digits",
+    name="digits" if side == 16 else f"digits:{side}",
     train=train,
     test=Split(images[test], labels[test]),
     classes=tuple(str(name) for name in raw.target_names),
@@ -42,13 +48,14 @@ def load() -> Dataset:
   )
 
 
-def _upsample(images: np.ndarray) -> np.ndarray:
-  """(n, 8, 8) of 0 .. 16 to uint8 (n, 16, 16, 1), bilinear, edges clamped."""
+def _upsample(images: np.ndarray, side: int) -> np.ndarray:
+  """(n, 8, 8) of 0 .. 16 to uint8 (n, side, side, 1), bilinear, clamped."""
   size = images.shape[-1]
-  # Output pixel j sits at (j + 1/2) / 2 - 1/2 on the input's grid.
-  place = np.clip((np.arange(2 * size) + 0.5) / 2 - 0.5, 0, size - 1)
+  # Output pixel j sits at (j + 1/2) / factor - 1/2 on the input's grid.
+  place = (np.arange(side) + 0.5) / (side // size) - 0.5
+  place = np.clip(place, 0, size - 1)
   weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(size)))
-  # All weights are quarters: float64 is exact here, on every platform.
+  # At 16 all weights are quarters: float64 is exact, on every platform.
   large = np.einsum("ip,npq,jq->nij", weights, images, weights)
   return np.rint(large * 255 / 16).astype(np.uint8)[..., None]
 

@@ -41,23 +41,11 @@ from ovsw_jax.methods._sdbnn import sdbnn as sdbnn
 from ovsw_jax.methods._sdbnn import sdbnn_imagenet as sdbnn_imagenet
 from ovsw_jax.methods._xnor_net import xnor_net as xnor_net
 
-METHODS = {
-  "ags": ags,
-  "bireal": bireal,
-  "full_precision": full_precision,
-  "irnet": irnet,
-  "ovsw": ovsw,
-  "rbnn": rbnn,
-  "rbonn": rbonn,
-  "reactnet": reactnet,
-  "recu": recu,
-  "sad": sad,
-  "sdbnn": sdbnn,
-  "sdbnn_imagenet": sdbnn_imagenet,
-  "vanilla": vanilla,
-  "xnor_net": xnor_net,
-}
+# Every file of this package names its methods in `__all__`. The imports above
+# are for editors and type checkers; a method is public without one too.
+METHODS = _make.declared(__name__, __path__)
 """The constructors of methods by name, as `make` and configs know them."""
+globals().update(METHODS)
 
 
 def make(name: str, **arguments) -> Method:

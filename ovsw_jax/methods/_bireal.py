@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from ovsw_jax import nn, quantizers, sign
 from ovsw_jax.methods._method import Method
 
+__all__ = ["bireal"]
+
 
 def _within_one(latent: jax.Array) -> jax.Array:
   return (jnp.abs(latent) <= 1).astype(latent.dtype)

@@ -3,6 +3,8 @@
 from ovsw_jax import nn
 from ovsw_jax.methods._method import Method
 
+__all__ = ["full_precision"]
+
 
 def full_precision() -> Method:
   """The same network with real weights and activations: the upper bound.

@@ -9,6 +9,8 @@ import functools
 from ovsw_jax import nn, quantizers, sign
 from ovsw_jax.methods._method import Method
 
+__all__ = ["irnet"]
+
 
 def irnet(
   t_min: float = 1e-3, t_max: float = 10.0, epsilon: float = 0.0

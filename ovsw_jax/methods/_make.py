@@ -1,7 +1,9 @@
 """Methods by name: those of the field, and anyone's own file."""
 
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ovsw_jax.methods._method import Method, with_transform
@@ -10,6 +12,21 @@ from ovsw_jax.models import _own
 Constructor = Callable[..., Method]
 Methods = Mapping[str, Constructor]
 _SIGNATURE = "method(**arguments) -> Method"
+
+
+def declared(package: str, path: Iterable[str]) -> dict[str, Constructor]:
+  """The methods that a package's modules name in `__all__`, in order."""
+  found: dict[str, Constructor] = {}
+  for module in pkgutil.iter_modules(path):
+    content = importlib.import_module(f"{package}.{module.name}")
+    for name in getattr(content, "__all__", ()):
+      if name in found:
+        raise ValueError(
+          f"{content.__file__} declares the method {name!r}, which "
+          f"{found[name].__module__} has already; rename one of them."
+        )
+      found[name] = getattr(content, name)
+  return dict(sorted(found.items()))
 
 
 def _constructor(name: str, known: Methods) -> Constructor:

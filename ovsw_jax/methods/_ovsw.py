@@ -11,6 +11,8 @@ from ovsw_jax import nn
 from ovsw_jax import optax as transforms
 from ovsw_jax.methods._method import Method
 
+__all__ = ["ags", "ovsw", "sad", "vanilla"]
+
 _MASK = transforms.binary_mask()
 
 

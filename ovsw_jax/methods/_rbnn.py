@@ -14,6 +14,8 @@ from ovsw_jax import nn, quantizers, sign
 from ovsw_jax.methods import _latents
 from ovsw_jax.methods._method import Method
 
+__all__ = ["rbnn"]
+
 
 def _refresh(variables, progress, *, epsilon, rounds):
   """Turns the rotations of all layers; see `quantizers.fit_rotations`."""

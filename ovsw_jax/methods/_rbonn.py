@@ -16,6 +16,8 @@ from ovsw_jax import optax as transforms
 from ovsw_jax.methods import _latents
 from ovsw_jax.methods._method import Method, View
 
+__all__ = ["rbonn"]
+
 _VARIANTS = ("code", "paper")
 
 

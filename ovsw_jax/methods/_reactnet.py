@@ -8,6 +8,8 @@ from ovsw_jax import nn
 from ovsw_jax.methods import _bireal
 from ovsw_jax.methods._method import Method
 
+__all__ = ["reactnet"]
+
 
 def reactnet(positive_init: bool = False) -> Method:
   """ReActNet: Bi-Real Net's weights, with RSign and RPReLU.

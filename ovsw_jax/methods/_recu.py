@@ -11,6 +11,8 @@ import jax
 from ovsw_jax import nn, quantizers, sign
 from ovsw_jax.methods._method import Method
 
+__all__ = ["recu"]
+
 
 def _uniform(key: jax.Array, latent: jax.Array) -> jax.Array:
   return jax.random.uniform(key, latent.shape[-1:], latent.dtype)

@@ -11,6 +11,8 @@ from flax import linen
 from ovsw_jax import nn, sign
 from ovsw_jax.methods._method import Method
 
+__all__ = ["sdbnn", "sdbnn_imagenet"]
+
 _SHIFT_INITS = {
   "he_normal": nn.he_normal,
   "normal": linen.initializers.normal(0.01),

@@ -15,6 +15,8 @@ from ovsw_jax import optax as transforms
 from ovsw_jax.methods import _latents
 from ovsw_jax.methods._method import Method
 
+__all__ = ["xnor_net"]
+
 _RULES = ("sgd", "adam")
 
 

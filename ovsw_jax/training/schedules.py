@@ -24,6 +24,7 @@ SCHEDULES = (
   "linear",
   "linear_early",
   "multistep",
+  "multistep_warmup",
 )
 
 
@@ -98,7 +99,11 @@ def constant_epoch(
 
 
 def multistep_epoch(
-  learning_rate: float, epochs: int, every: int = 30, gamma: float = 0.1
+  learning_rate: float,
+  epochs: int,
+  every: int = 30,
+  gamma: float = 0.1,
+  warmup_epochs: int = 0,
 ) -> np.ndarray:
   """The reference's steps: times ``gamma`` after every ``every`` epochs.
 
@@ -107,6 +112,8 @@ def multistep_epoch(
     epochs: length of the run, at least 1.
     every: epochs between two drops, at least 1.
     gamma: factor of a drop, at least 0.
+    warmup_epochs: from 0 to ``epochs``, a part of the first ``every``; the
+      reference has none.
 
   Returns:
     The learning rate of every epoch: shape ``(epochs,)``, float64.
@@ -119,10 +126,10 @@ def multistep_epoch(
     [0.1, 0.1, 0.05, 0.05, 0.025]
   """
   _check(learning_rate=learning_rate, gamma=gamma)
-  _check_warmup(epochs, 0)
   if every < 1:
     raise ValueError(f"every must be at least 1 epoch, got {every!r}.")
-  return learning_rate * gamma ** (np.arange(epochs) // every)
+  ramp = constant_epoch(learning_rate, epochs, warmup_epochs)
+  return ramp * gamma ** (np.arange(epochs) // every)
 
 
 def linear_epoch(
@@ -248,7 +255,7 @@ def make(
     steps_per_epoch: updates in an epoch, at least 1.
     warmup_epochs: epochs of linear warm-up, at least 0 and below ``epochs``.
       ``multistep`` and the linear ones have none and ignore it, as in the
-      published code.
+      published code; ``multistep_warmup`` has it.
     floor: what ``cosine_epoch`` adds after the warm-up.
     every: epochs between two drops of ``multistep``.
     gamma: factor of a drop of ``multistep``.
@@ -291,6 +298,10 @@ def make(
     ),
     "multistep": lambda: by_epoch(
       multistep_epoch(learning_rate, epochs, every, gamma), steps_per_epoch
+    ),
+    "multistep_warmup": lambda: by_epoch(
+      multistep_epoch(learning_rate, epochs, every, gamma, warmup_epochs),
+      steps_per_epoch,
     ),
   }
   if name not in makers:

@@ -32,14 +32,17 @@ FREE_TO_CHANGE = frozenset(
 )
 
 # What a config may change of a published network; None does not.
-MODEL_OPTIONS = (
-  "activation",
-  "conv_init",
-  "head_init",
-  "last_activation",
-  "shortcut",
-  "stem_activation",
-)
+MODEL_OPTIONS: Mapping[str, type] = {
+  "activation": str,
+  "block": str,
+  "conv_init": str,
+  "head_init": str,
+  "last_activation": str,
+  "last_norm": bool,
+  "norm_scale": float,
+  "shortcut": str,
+  "stem_activation": str,
+}
 
 # Fields younger than some workdirs, and what those runs did without them.
 _YOUNGER: Mapping[str, Any] = {
@@ -96,7 +99,10 @@ FIELDS: Mapping[str, _Field] = {
   "binary_weights": _FLAG,
   "init_from": _TEXT_OR_NONE,
   "model.name": _NAME,
-  **{f"model.{option}": _TEXT_OR_NONE for option in MODEL_OPTIONS},
+  **{
+    f"model.{option}": _Field((kind, type(None)))
+    for option, kind in MODEL_OPTIONS.items()
+  },
   "model.dtype": _one_of("float32", "bfloat16"),
   "data.name": _NAME,
   "data.dir": _TEXT_OR_NONE,
