@@ -1,19 +1,21 @@
 """Methods: each a value that any model and any training run accepts.
 
-=================  ==========================================================
-`vanilla`          OvSW's binary layer with the plain straight-through gradient
-`ovsw`             adaptive gradient scaling, then silence-aware decaying
-`ags`, `sad`       its two halves
-`xnor_net`         scaled signs of centred and clipped weights
-`bireal`           scaled signs, ApproxSign, no other non-linearity
-`irnet`            Libra-PB weights, the error decay estimator
-`recu`             weights clamped at a growing quantile
-`rbnn`             weights rotated towards their bits
-`sdbnn`            learned shifts before the signs; `sdbnn_imagenet` its twin
-`reactnet`         RSign, RPReLU
-`rbonn`            bilinear weights and a recurrent view
-`full_precision`   the same network with real weights and activations
-=================  ==========================================================
+====================  ========================================================
+`vanilla`             OvSW's binary layer, plain straight-through gradient
+`ovsw`                adaptive gradient scaling, then silence-aware decaying
+`ags`, `sad`          its two halves
+`xnor_net`            scaled signs of centred and clipped weights
+`xnor_net_plus_plus`  scaled signs of centred weights, a learned scale
+`bireal`              scaled signs, ApproxSign, no other non-linearity
+`irnet`               Libra-PB weights, the error decay estimator
+`recu`                weights clamped at a growing quantile
+`rbnn`                weights rotated towards their bits
+`sdbnn`               learned shifts before the signs
+`sdbnn_imagenet`      its twin for ImageNet
+`reactnet`            RSign, RPReLU
+`rbonn`               bilinear weights and a recurrent view
+`full_precision`      the same network with real weights and activations
+====================  ========================================================
 
 `with_transform` adds the gradient transformation of one method to another,
 `real_weights` makes the first stage of two-step training from any.
@@ -40,6 +42,9 @@ from ovsw_jax.methods._recu import recu as recu
 from ovsw_jax.methods._sdbnn import sdbnn as sdbnn
 from ovsw_jax.methods._sdbnn import sdbnn_imagenet as sdbnn_imagenet
 from ovsw_jax.methods._xnor_net import xnor_net as xnor_net
+from ovsw_jax.methods._xnor_net_plus_plus import (
+  xnor_net_plus_plus as xnor_net_plus_plus,
+)
 
 # Every file of this package names its methods in `__all__`. The imports above
 # are for editors and type checkers; a method is public without one too.
