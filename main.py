@@ -38,21 +38,10 @@ _FORMAT = flags.DEFINE_enum(
   "format", "packed", list(commands.EXPORTED), "Of an exported network."
 )
 _COMPARE = flags.DEFINE_list("compare", [], "Further workdirs of a report.")
-_SWEEP = flags.DEFINE_multi_string(
-  "sweep",
-  [],
-  "FIELD=VALUE,VALUE of the config; given several times, all combinations are "
-  "trained. method=vanilla,ovsw sweeps methods.",
-)
+_SWEEP = flags.DEFINE_multi_string("sweep", [], commands.SWEEP_HELP)
 _DRY_RUN = flags.DEFINE_boolean(
-  "dry-run",
-  False,
-  "Print the commands of a sweep and the time they would take.",
+  "dry-run", False, "Print the commands of a sweep, and their time."
 )
-
-
-def _parse(argv: list[str]) -> list[str]:
-  return commands.parse(argv, lambda: _CONFIG.value)
 
 
 def main(argv: list[str]) -> None:

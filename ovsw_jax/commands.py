@@ -17,6 +17,10 @@ EXPORTED = {
 }
 
 
+SWEEP_HELP = (
+  "FIELD=VALUE,VALUE of the config; given several times, all combinations are "
+  "trained. method=vanilla,ovsw sweeps methods."
+)
 # What reading the flags of a config raises.
 _WRONG = (AttributeError, flags.Error, OSError)
 

@@ -1,11 +1,26 @@
-"""Eight virtual CPU devices for the whole suite, and the golden vectors."""
+"""Eight virtual CPU devices for the whole suite, and the golden vectors.
+
+Programs are compiled once for all tests, workers and the processes that tests
+start, in JAX's own cache of them, whose directory lives as long as the session.
+"""
 
 import functools
+import os
 import pathlib
+import shutil
+import tempfile
 
-import jax
-import numpy as np
-import pytest
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN_CACHE = _CACHE not in os.environ  # of the first process; workers find it
+if _OWN_CACHE:
+  os.environ[_CACHE] = tempfile.mkdtemp(prefix="ovsw_jax_tests_")
+  # What takes less to compile than to find is not kept.
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax  # noqa: E402, which reads what is set above
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -29,3 +44,9 @@ def x64():
   """Float64 for the length of one test."""
   with jax.enable_x64(True):
     yield
+
+
+def pytest_unconfigure():
+  """The first process to start is the last to end."""
+  if _OWN_CACHE:
+    shutil.rmtree(os.environ[_CACHE], ignore_errors=True)

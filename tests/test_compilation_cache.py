@@ -24,6 +24,7 @@ def options(monkeypatch):
   before = {name: getattr(jax.config, name) for name in OPTIONS}
   for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
     monkeypatch.delenv(name, raising=False)
+  jax.config.update("jax_compilation_cache_dir", None)  # the tests' own
   yield
   for name, value in before.items():
     jax.config.update(name, value)

@@ -93,7 +93,7 @@ CONFIG = "--config=configs/digits.py"
     ([CONFIG, "--config.train.epoch=3"], 'unknown config field.*"epochs"'),
     ([CONFIG, "--config.epochs=3"], "unknown config field 'epochs'.*base.py"),
     ([CONFIG, "--config.train.epochs=x"], "--config.train.epochs=x"),
-    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate\|report\|"),
+    ([CONFIG, "--mode=fly"], r"--mode=fly.*<train\|evaluate\|sweep\|report\|"),
     ([CONFIG, "--wrokdir=x"], "wrokdir"),
     ([CONFIG, "--compilation_cache=main.py/x"], "main.py/x cannot be made"),
     ([CONFIG, "--config.replicas=0", "W"], "replicas must be.*>= 1, got 0"),
