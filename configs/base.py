@@ -90,7 +90,7 @@ def experiment(name: str, method: str) -> ConfigDict:
   config.distributed = False
 
   config.model = ConfigDict()
-  config.model.name = "cifar_resnet20"
+  config.model.name = "cifar_resnet20"  # or a file with your own `network`
   config.model.dtype = "float32"  # or bfloat16; parameters stay float32
   # Options of `ovsw_jax.models.ResNet` and `VGGSmall`; None is as published.
   for option, kind in MODEL_OPTIONS.items():

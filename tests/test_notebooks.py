@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # By notebook: pictures that it must keep, and what it must print when it runs.
 NOTEBOOKS = {
-  "comparing_methods": (1, [r"vanilla +[\d.]+ %", "± "]),
+  "comparing_methods": (1, [r"ovsw +[\d.]+ %", "± "]),
   "optax_pipeline": (1, ["'bin_conv' matches none", r"in \[-1\.000,"]),
   "silent_weights": (3, ["bits never flipped", "left alone for 2302 steps"]),
   "training": (

@@ -43,6 +43,11 @@ def xnor_net_plus_plus() -> Method:
   scales of the positions of the output, which neither the authors' code nor
   this has. They train in two steps, see `real_weights`, whose first stage has
   no scale here and the learned one there.
+
+  Examples:
+    >>> from ovsw_jax import methods
+    >>> methods.xnor_net_plus_plus().conv.keywords["output_scale"]
+    'learned'
   """
   conv = functools.partial(
     nn.BinaryConv,
