@@ -16,6 +16,11 @@ def shapes(model, side=32):
   return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
+def initialised(model, images):
+  """`model.init` as one program: run by itself, each of its ops is one."""
+  return jax.jit(model.init)(jax.random.key(0), images)
+
+
 def counts(variables):
   binary = total = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
@@ -60,14 +65,14 @@ def test_logits_are_float32(name, dtype):
 def test_resnet20_takes_other_sizes_and_channels():
   model = models.cifar_resnet20()
   images = jnp.ones((2, 16, 16, 1))
-  variables = model.init(jax.random.key(0), images)
-  assert model.apply(variables, images).shape == (2, 10)
+  variables = initialised(model, images)
+  assert jax.jit(model.apply)(variables, images).shape == (2, 10)
 
 
 def test_initial_values():
   """Latents N(0, 2/fan_in), real layers uniform, norms one; VGG by fan-out."""
   images = jnp.zeros((1, 16, 16, 3))
-  params = models.cifar_resnet20().init(jax.random.key(0), images)["params"]
+  params = initialised(models.cifar_resnet20(), images)["params"]
   latent = params["layer3_block1"]["conv1"]["latent"]
   np.testing.assert_allclose(latent.std(), (2 / (9 * 64)) ** 0.5, rtol=0.02)
   assert np.abs(latent).max() > 3 * latent.std()  # not truncated
@@ -75,7 +80,7 @@ def test_initial_values():
   bound = 27**-0.5
   assert bound * 0.95 < np.abs(stem).max() <= bound
   assert np.abs(params["head"]["bias"]).max() <= 64**-0.5
-  params = models.vgg_small().init(jax.random.key(0), images)["params"]
+  params = initialised(models.vgg_small(), images)["params"]
   latent = params["conv4"]["latent"]
   np.testing.assert_allclose(latent.std(), (2 / (9 * 512)) ** 0.5, rtol=0.02)
   np.testing.assert_allclose(params["head"]["kernel"].std(), 0.01, rtol=0.05)
@@ -84,9 +89,7 @@ def test_initial_values():
 
 
 def test_imagenet_norm_scales_start_at_1e_8_but_the_last():
-  variables = models.resnet18().init(
-    jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-  )
+  variables = initialised(models.resnet18(), jnp.zeros((1, 32, 32, 3)))
   small = ones = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
     if path[-1].key == "scale":
@@ -98,7 +101,7 @@ def test_imagenet_norm_scales_start_at_1e_8_but_the_last():
 def initial(**options):
   model = models.cifar_resnet20(stage_sizes=(1, 1, 1), **options)
   images = jnp.zeros((1, 8, 8, 3))
-  return jax.jit(model.init)(jax.random.key(0), images)["params"]
+  return initialised(model, images)["params"]
 
 
 def test_initializers_by_name():
