@@ -14,10 +14,10 @@ there are two comparisons.
   losses and parameters must agree to 1e-9, binary weights in sign, and
   the order of the data must be one.
 - float32: main.py itself. The first loss must agree to 1e-5 of it, as sums over
-  a batch do; after that runs part. How far is shown beside a `control`, which
-  is one device again with other vector instructions (on x86), so that nothing
-  but rounding differs; and the last epoch's mean loss must agree to --tolerance
-  of it.
+  a batch do; after that runs part. How far is shown beside controls, each one
+  device again with other vector instructions (on x86), so that nothing but
+  rounding differs; and the last epoch's mean loss must agree to --tolerance of
+  it, which is no more than controls may be apart.
 """
 
 import argparse
@@ -60,7 +60,10 @@ LAYOUTS = (
   Layout("1 process of 1", 1, 1),
   Layout("1 process of 8", 1, 8),
   Layout("2 processes of 4", 2, 4),
-  Layout("control", 1, 1, "--xla_cpu_max_isa=SSE4_2"),
+  *(
+    Layout(f"control, {name}", 1, 1, f"--xla_cpu_max_isa={name}")
+    for name in ("AVX2", "AVX", "SSE4_2")
+  ),
 )
 _SMOKE = (Layout("1 process of 1", 1, 1), Layout("2 processes of 1", 2, 1))
 
@@ -304,7 +307,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--tolerance",
     type=arguments.seconds,
-    default=0.05,
+    default=0.1,
     help="of the last epoch's loss, relative (default: %(default)s)",
   )
   parser.add_argument(
