@@ -39,6 +39,13 @@ def golden():
   return _load
 
 
+@pytest.fixture(autouse=True, scope="module")
+def memory():
+  """What a file's tests compiled goes with them: the whole suite's is 8 GB."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
   """Float64 for the length of one test."""
