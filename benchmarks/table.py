@@ -36,6 +36,7 @@ BENCHMARKS = (
   "optimizer_cost",
   "packed_inference",
   "peak",
+  "report_cost",
   "step_time",
   "streamed_run",
 )

@@ -27,6 +27,7 @@ from benchmarks import (
   peak,
   plain_linen,
   report,
+  report_cost,
   reproduce,
   step_time,
   streamed_run,
@@ -432,3 +433,14 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capsys):
   assert end.value.code == 2
   error = capsys.readouterr().err
   assert "error: the peer `torch` needs PyTorch: pip install torch" in error
+
+
+def test_report_cost(tmp_path, capsys):
+  out = tmp_path / "x.json"
+  report_cost.main(["--smoke", "--epochs=3", f"--out={out}"])
+  (row,) = json.loads(out.read_text())["rows"]
+  assert row["weights"] == 10_368 and row["epochs"] == 3
+  assert 0 < row["seconds"] < 60 and row["peak_bytes"] < 2 * 2**30
+  assert "| 3 epochs, 10,368 binary weights |" in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r"the report failed: .*no directory"):
+    report_cost.measure(tmp_path / "nowhere")

@@ -143,8 +143,13 @@ def test_records_of_a_run(tmp_path, capsys):
   np.testing.assert_allclose(
     ends[0]["train_loss"], np.mean([r["loss"] for r in train[:2]]), rtol=1e-6
   )
-  layer = lines(tmp_path, "layers")[-1]
-  assert layer["ags_ratio"].keys() == {"conv/latent"}
+  for layer, end in zip(lines(tmp_path, "layers"), ends, strict=True):
+    assert layer["ags_ratio"].keys() == {"conv/latent"}
+    # Of one binary layer the epoch's mean is that of the network.
+    assert layer["flip_rate_mean"].keys() == {"conv/latent"}
+    np.testing.assert_allclose(
+      layer["flip_rate_mean"]["conv/latent"], end["flip_rate"], rtol=1e-6
+    )
   assert json.loads(
     (tmp_path / "config.json").read_text()
   ) == settings.resolved(smoke())

@@ -109,9 +109,13 @@ def test_records_are_means_and_sample_deviations(finished):
   assert len(together) == len(singles[0])
   for record, *alone in zip(together, *singles, strict=True):
     if record["kind"] == "layers":
-      assert record["ags_ratio"].keys() == {"conv/latent"}
-      alone = [r["ags_ratio"] for r in alone]
-      record, compared = record["ags_ratio"], {"conv/latent"}
+      names = ("ags_ratio", "flip_rate_mean")
+      assert {*record["ags_ratio"], *record["flip_rate_mean"]} == {
+        "conv/latent"
+      }
+      alone = [{n: r[n]["conv/latent"] for n in names} for r in alone]
+      record = {n: record[n]["conv/latent"] for n in names} | {"kind": "layers"}
+      compared = set(names)
     else:
       compared = {"loss", "accuracy", "flip_rate", "train_loss"}
     for name in record.keys() & compared:

@@ -64,6 +64,20 @@ def test_no_words_overlap_or_leave_the_picture(tmp_path):
         assert apart, (words, other_words)
 
 
+def test_flips_are_means_of_epochs_where_the_run_has_them(tmp_path):
+  member = groups.read_member(make(tmp_path / "run", weights=False))
+  (older,) = groups.group([member])
+  name, title = layer_charts._flip_rate(older)
+  assert name == "flip_rate" and "last step" in title
+  for record in member.run.records:
+    if record["kind"] == "layers":
+      record["flip_rate_mean"] = {k: 0.5 for k in record["flip_rate"]}
+  (newer,) = groups.group([member])
+  assert "mean over each epoch" in layer_charts._flip_rate(newer)[1]
+  low, high = layer_charts.flip_limits([newer])
+  assert low == 50 and high == 50.5
+
+
 def luminance(colour):
   parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
   linear = [

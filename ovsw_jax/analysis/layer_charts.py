@@ -136,7 +136,8 @@ def heat_maps(
   `limits` are where the colours of the flip rate begin and end, in percent, so
   that figures can agree; see `flip_limits`.
   """
-  flip_rate = by_layer(group, "flip_rate")
+  name, title = _flip_rate(group)
+  flip_rate = by_layer(group, name)
   never = by_layer(group, "never_flipped_fraction")
   if flip_rate is None or never is None:
     return None
@@ -148,7 +149,7 @@ def heat_maps(
     left,
     (layers, epochs, 100 * np.where(rates > 0, rates, np.nan)),
     theme,
-    "Flip rate in an epoch's last step",
+    title,
     "weights that flip (%); grey: none",
     LogNorm(*limits),
   )
@@ -167,12 +168,19 @@ def heat_maps(
 
 def flip_limits(groups: Sequence[Group]) -> tuple[float, float]:
   """The lowest and highest flip rates of any layer, in percent, 0 aside."""
-  found = [by_layer(group, "flip_rate") for group in groups]
+  found = [by_layer(group, _flip_rate(group)[0]) for group in groups]
   rates = [100 * one[2][one[2] > 0] for one in found if one is not None]
   rates = np.concatenate(rates) if rates else np.zeros(0)
   if not rates.size:
     return 1e-3, 1.0
   return float(rates.min()), float(max(rates.max(), 1.01 * rates.min()))
+
+
+def _flip_rate(group: Group) -> tuple[str, str]:
+  """The metric to draw and what it is; older runs have no means of epochs."""
+  if by_layer(group, "flip_rate_mean") is not None:
+    return "flip_rate_mean", "Flip rate, mean over each epoch"
+  return "flip_rate", "Flip rate in an epoch's last step"
 
 
 def ags_ratios(

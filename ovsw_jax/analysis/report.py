@@ -151,8 +151,9 @@ def _by_layer(groups: list[Group], drawn: list[page.Chart]) -> list[str]:
         drawn,
         f"heat_{place}",
         lambda theme, one=one: layer_charts.heat_maps(one, theme, limits),
-        "Flips by layer and epoch, the first layer at the top. The flip rate is"
-        " that of a single step, the last of each epoch.",
+        "Flips by layer and epoch, the first layer at the top: share of the"
+        " layer's weights that change sign in a step, and share that never did"
+        " since init.",
       ),
       *_weights(one, style, layers, top, f"histograms_{place}", drawn),
     ]

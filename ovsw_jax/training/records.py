@@ -24,6 +24,7 @@ from ovsw_jax.training import (
 from ovsw_jax.training.experiment import Experiment
 from ovsw_jax.training.saver import Saver
 from ovsw_jax.training.state import TrainState
+from ovsw_jax.training.step import BY_LAYER
 
 # Per-layer statistics of the optimizer state, under their names in the record.
 _PER_LAYER = {
@@ -195,6 +196,7 @@ class Records:
       name: np.concatenate([c[name] for c in self._chunks], axis=-1)
       for name in self._chunks[0]
     }
+    by_layer = by_replica.pop(BY_LAYER, None)  # of shape (..., layers, steps)
     skipped = by_replica.get("skipped")
     by_replica = {
       name: _mean_of_made(value, None if name == "skipped" else skipped)
@@ -228,7 +230,15 @@ class Records:
     }
     self._writer.write("eval", step, epoch, record | {"seconds": seconds})
     if layers:
-      self._writer.write("layers", step, epoch, _by_path(layers))
+      by_path = _by_path(layers)
+      if by_layer is not None:
+        each = None if skipped is None else skipped[..., None, :]
+        rates = replicas.mean(_mean_of_made(by_layer, each), ndim=1)
+        names = by_path["flip_rate"]
+        by_path["flip_rate_mean"] = dict(
+          zip(names, map(float, rates), strict=True)
+        )
+      self._writer.write("layers", step, epoch, by_path)
     self._bar.line(epoch_line(epoch, config.train.epochs, record))
     if state is not None:
       self._saver.save(step, state)
@@ -250,6 +260,8 @@ class Records:
 
   def _read(self, first_step: int, length: int, metrics: Any) -> None:
     values = jax.device_get(metrics)
+    if BY_LAYER in values:  # steps last, as in all others
+      values[BY_LAYER] = np.moveaxis(values[BY_LAYER], -2, -1)
     now = time.perf_counter()
     config, steps_per_epoch = self._run.config, self._run.steps_per_epoch
     rate = length * self._batch_size / max(now - self._clock, 1e-9)
@@ -260,7 +272,9 @@ class Records:
       check_finite(values, first_step, self._directory, self._seeds)
     self._chunks.append(values)
     # Of shape (steps,) from here on.
-    values = {k: replicas.mean(v, ndim=1) for k, v in values.items()}
+    values = {
+      k: replicas.mean(v, ndim=1) for k, v in values.items() if k != BY_LAYER
+    }
     for offset in range(length):
       step = first_step + offset + 1
       if step % config.train.log_every == 0:

@@ -21,6 +21,9 @@ from ovsw_jax.training.state import TrainState
 # Scalars that the transforms publish in their state, where they are in use.
 STATISTICS = ("flip_rate", "silent_fraction", "never_flipped_fraction")
 
+# The one metric of a step that has an axis: of layers.
+BY_LAYER = "flip_rate_per_leaf"
+
 
 # Compared by identity, so that it can be a static argument of `jax.jit`.
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,6 +110,15 @@ def statistics(opt_state: optax.OptState) -> dict[str, jax.Array]:
   return {name: value for name, value in found.items() if value is not None}
 
 
+def flip_rates(opt_state: optax.OptState) -> dict[str, jax.Array]:
+  """The flip rate of each binary layer, shape (layers,), if flips are counted.
+
+  Layers are in the order of the parameter tree.
+  """
+  rates = jax.tree.leaves(optax.tree.get(opt_state, BY_LAYER))
+  return {BY_LAYER: jnp.stack(rates)} if rates else {}
+
+
 def update(
   state: TrainState,
   inputs: jax.Array,
@@ -127,7 +139,8 @@ def update(
 
   Returns:
     The state after the step, and scalar metrics: loss, accuracy, learning rate,
-    norm of the loss's gradient, and the optimizer's flip statistics.
+    norm of the loss's gradient, and the optimizer's flip statistics; with one
+    axis `flip_rate_per_leaf`, of shape (layers,).
   """
 
   def mean(tree):
@@ -180,6 +193,7 @@ def update(
     "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
     "gradient_norm": optax.tree.norm(gradient),
     **statistics(opt_state),
+    **flip_rates(opt_state),
   }
   after = state.replace(
     params=optax.apply_updates(base, updates),
