@@ -92,8 +92,12 @@ def test_metrics_of_the_first_step():
     "learning_rate",
     "gradient_norm",
     *step.STATISTICS,
+    step.BY_LAYER,
   }
-  assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+  assert all(m.dtype == jnp.float32 for m in metrics.values())
+  # One binary layer.
+  assert metrics.pop(step.BY_LAYER).tolist() == [0.0]
+  assert all(m.shape == () for m in metrics.values())
   np.testing.assert_allclose(metrics["learning_rate"], 0.1)
   # Nothing has had a chance to flip, and SAD calls every weight silent.
   assert float(metrics["flip_rate"]) == 0.0
