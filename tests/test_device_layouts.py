@@ -4,6 +4,7 @@ import json
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import device_layouts, float64_steps
@@ -59,6 +60,13 @@ def test_a_report_of_layouts(in_this_process, tmp_path, capsys):
     assert value["same_order"] and value["bits"] == 0
     assert value["loss"] < 1e-12
   assert 0 <= two["loss_differences"]["1"] < 1e-5
+  # In float64 a step from the checkpoint is the run's own, up to rounding.
+  base = tmp_path / "runs" / "0"
+  assert checkpoint.steps(base / networks.CHECKPOINTS) == [2, 4]
+  losses = [line["loss"] for line in device_layouts.records(base, "train")]
+  with np.load(tmp_path / "runs" / "0.npz") as wide:
+    assert float(wide["2:loss"][0]) == pytest.approx(losses[2], rel=1e-3)
+    assert float(wide["0:loss"][0]) == pytest.approx(losses[0], rel=1e-5)
   header, first, second = cells(capsys.readouterr().out)
   assert first[0] == "1 process of 1" and second[0] == "2 processes of 1"
   assert len(header) == len(second)
@@ -87,20 +95,6 @@ def test_a_layout_that_trains_on_other_data_is_found(
         f"--workdir={tmp_path / 'runs'}",
       ]
     )
-
-
-def test_float64_steps_start_from_a_checkpoint(in_this_process, tmp_path):
-  path = tmp_path / "x.json"
-  device_layouts.main(
-    ["--smoke", f"--out={path}", f"--workdir={tmp_path / 'runs'}"]
-  )
-  # In float32 the step after is that of the run, up to rounding.
-  base = tmp_path / "runs" / "0"
-  assert checkpoint.steps(base / networks.CHECKPOINTS) == [2, 4]
-  losses = [r["loss"] for r in device_layouts.records(base, "train")]
-  with device_layouts.np.load(tmp_path / "runs" / "0.npz") as wide:
-    assert float(wide["2:loss"][0]) == pytest.approx(losses[2], rel=1e-3)
-    assert float(wide["0:loss"][0]) == pytest.approx(losses[0], rel=1e-5)
 
 
 def row(name, **fields):
