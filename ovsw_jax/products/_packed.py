@@ -4,6 +4,8 @@ Padding is zeros and a bit is not: both functions let a padded tap count as -1
 and then take that back, exactly, from what is known of the border.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,9 @@ def _differing(
   return differing
 
 
+# The unrolled sum is thousands of operations: a network's layers of one shape
+# trace it once.
+@functools.partial(jax.jit, static_argnames=("channels", "geometry", "apart"))
 def convolve_words(
   packed: jax.Array,
   words: jax.Array,
