@@ -261,7 +261,6 @@ def main(argv: Sequence[str] | None = None) -> None:
       )
   show.clear()
   content = report.make("decode", chosen, rows, "cpu")
-  content["settings"]["images"] = str(chosen.images)
   report.show(content, table)
 
 

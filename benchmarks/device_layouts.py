@@ -22,7 +22,6 @@ there are two comparisons.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
@@ -37,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import arguments, machine, report, synthetic_cifar
+from ovsw_jax import analysis
 
 EXACT = 1e-9  # of float64: losses of some units, parameters of some tenths
 FIRST = 1e-5  # of the first loss in float32, relative
@@ -124,8 +124,7 @@ def run(layout: Layout, command: Sequence[str], log: pathlib.Path) -> float:
 
 def records(workdir: pathlib.Path, kind: str) -> list[dict[str, Any]]:
   """The lines of one kind of a run's metrics."""
-  text = (workdir / "metrics.jsonl").read_text()
-  lines = [json.loads(line) for line in text.splitlines()]
+  lines = analysis.read_metrics(workdir)
   return [line for line in lines if line["kind"] == kind]
 
 
@@ -391,12 +390,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       rows.append(row)
   show.clear()
   content = report.make("device_layouts", chosen, rows, "cpu")
-  settings = content["settings"]
-  content["settings"] = settings | {
-    "workdir": str(settings["workdir"]),
-    "starts": starts,
-    "seed": 0,
-  }
+  content["settings"] |= {"starts": starts, "seed": 0}
   report.show(content, table)
   if wrong := disagreements(rows, chosen.tolerance):
     raise ValueError("; ".join(wrong))

@@ -35,7 +35,7 @@ class Traced:
     import jax
 
     step = jax_step.build(work, method=method, chunk=chunk)
-    made = step.run(_STEPS)  # compiles, and warms up
+    step.run(_STEPS)  # compiles, and warms up
     with tempfile.TemporaryDirectory() as place:
       with jax.profiler.trace(place):
         began = time.perf_counter()

@@ -11,7 +11,6 @@ counts as one inside of a save if it left a checkpoint half-written.
 """
 
 import argparse
-import json
 import pathlib
 import random
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 
 from benchmarks import arguments, machine, report
 from benchmarks.reproduce import checkpoints as newest
+from ovsw_jax import analysis
 
 _TIMES = ("seconds", "images_per_second")
 
@@ -45,9 +45,10 @@ def half_written(workdir: pathlib.Path) -> bool:
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The metrics, without what a clock decides."""
-  text = (workdir / "metrics.jsonl").read_text()
-  records = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in r.items() if k not in _TIMES} for r in records]
+  return [
+    {k: v for k, v in record.items() if k not in _TIMES}
+    for record in analysis.read_metrics(workdir)
+  ]
 
 
 def arrays(workdir: pathlib.Path) -> Any:
@@ -199,8 +200,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     "lines": lines(stormy) == lines(calm),
   }
   content = report.make("kill_storm", chosen, [row], "cpu")
-  settings = content["settings"]
-  content["settings"] = settings | {"workdir": str(settings["workdir"])}
   report.show(content, table)
   if not (row["bits"] and row["lines"]):
     raise ValueError("the run that was killed is another one")

@@ -23,7 +23,10 @@ def make(
     "benchmark": benchmark,
     "device": device,
     **machine.describe(),
-    "settings": vars(settings) | {"out": str(settings.out)},
+    "settings": {
+      name: str(value) if isinstance(value, pathlib.PurePath) else value
+      for name, value in vars(settings).items()
+    },
     "rows": rows,
   }
 

@@ -24,7 +24,6 @@ there early compares all methods.
 import argparse
 import json
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -290,7 +289,7 @@ def work_off(
     Whether runs were made, and not just printed.
   """
   out = machine.ROOT / chosen.out
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+  child.end_at_sigterm()
   end = None
   if chosen.minutes is not None:
     end = time.monotonic() + 60 * chosen.minutes

@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks import arguments, machine, report
 from benchmarks.kill_storm import arrays, lines, same_bits
-from ovsw_jax import data
+from ovsw_jax import analysis, data
 
 SIDES = (60, 600)  # pixels, the logarithm uniform between
 ORIENTATION = 0x0112  # the EXIF tag
@@ -175,11 +175,10 @@ class Run:
 
 def last_step(workdir: pathlib.Path) -> int:
   """The last step in the metrics, 0 if there is none."""
-  path = workdir / "metrics.jsonl"
-  if not path.exists():
+  if not (workdir / "metrics.jsonl").exists():
     return 0
-  whole = path.read_text().rpartition("\n")[0].splitlines()
-  return max((json.loads(line)["step"] for line in whole), default=0)
+  records = analysis.read_metrics(workdir)
+  return max((record["step"] for record in records), default=0)
 
 
 def left_alone(
@@ -191,10 +190,7 @@ def left_alone(
     run.end(0)
   seconds = time.monotonic() - began
   result = json.loads((workdir / "result.json").read_text())
-  records = [
-    json.loads(line)
-    for line in (workdir / "metrics.jsonl").read_text().splitlines()
-  ]
+  records = analysis.read_metrics(workdir)
   rates = [r["images_per_second"] for r in records if r["kind"] == "train"]
   return {
     "seconds": seconds,
@@ -365,8 +361,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   config = json.loads((calm / "config.json").read_text())
   row["network"] = config["model"]["name"]
   content = report.make("streamed_run", chosen, [row], row.pop("device"))
-  settings = content["settings"]
-  content["settings"] = settings | {"workdir": str(settings["workdir"])}
   report.show(content, table)
   if not (row["bits"] and row["lines"]):
     raise ValueError("the run that was stopped and killed is another one")

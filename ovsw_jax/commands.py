@@ -146,7 +146,7 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
 
 def _sweep(workdir, cache, sweeps: Sequence[str], dry_run: bool) -> None:
   """Makes all runs of a grid, or says which it would make."""
-  from ml_collections.config_flags import config_flags
+  from ml_collections import config_flags
 
   from ovsw_jax.training import sweep
 

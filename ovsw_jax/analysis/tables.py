@@ -66,22 +66,22 @@ def _result(one: Group) -> dict[str, str]:
   ]
 
   def percent(name: str, digits: int = 2) -> str:
-    return _spread([100 * value for value in shown.final(name)], digits)
+    return spread([100 * value for value in shown.final(name)], digits)
 
   return {
     "seeds": ", ".join(map(str, shown.seeds)),
     "epochs": epochs if finished else f"{epochs}, not finished",
     "final test accuracy (%)": percent("accuracy"),
     "final top-5 test accuracy (%)": percent("top5"),
-    "final test loss (nats)": _spread(shown.final("loss"), 4),
+    "final test loss (nats)": spread(shown.final("loss"), 4),
     "training accuracy, last epoch (%)": percent("train_accuracy"),
     "weights that never flipped (%)": percent("never_flipped_fraction"),
     "weights silent to SAD (%)": percent("silent_fraction"),
     "flip rate, last epoch (% a step)": percent("flip_rate", 4),
-    "best on test, no result (%)": _spread(
+    "best on test, no result (%)": spread(
       [100 * member.best()[1] for member in shown.members], 2
     ),
-    "time of a run (s)": _spread(seconds, 0),
+    "time of a run (s)": spread(seconds, 0),
   }
 
 
@@ -178,7 +178,7 @@ def _seeds(seeds: Sequence[int]) -> str:
   return f"{word} {', '.join(map(str, seeds))}"
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
   """Mean, and sample deviation if there are several."""
   if not values:
     return _NONE

@@ -1,7 +1,9 @@
 """A run in a process of its own, whose output goes into a log."""
 
 import pathlib
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -54,6 +56,12 @@ def run(
           process.kill()
           process.wait()
   return process.returncode
+
+
+def end_at_sigterm() -> None:
+  """Has this process end at SIGTERM as by itself, and its child with it."""
+  status = 128 + signal.SIGTERM
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
 
 
 def last_lines(log: pathlib.Path, count: int = 1) -> list[str]:

@@ -11,7 +11,6 @@ import json
 import pathlib
 import re
 import shlex
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -231,11 +230,13 @@ def run(
       "runs": [{"workdir": r.workdir.name, "fields": r.fields} for r in runs],
     },
   )
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  child.end_at_sigterm()
   left = [one for one in runs if not sweep_table.finished(one.workdir)]
   count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
   print(f"sweep    {count}, {len(runs) - len(left)} finished, {place}")
   failed: dict[str, str] = {}
+  rows = [(one.fields, one.workdir) for one in runs]
+  sweep_table.write(place, rows, failed)
   for place_in, one in enumerate(runs, start=1):
     if one not in left:
       continue
@@ -246,9 +247,7 @@ def run(
     else:
       failed[one.workdir.name] = error
       print(f"{head}  failed: {error}", flush=True)
-    sweep_table.write(place, [(r.fields, r.workdir) for r in runs], failed)
-  if not left:
-    sweep_table.write(place, [(r.fields, r.workdir) for r in runs], failed)
+    sweep_table.write(place, rows, failed)
   print((place / sweep_table.MARKDOWN_FILE).read_text(), end="")
   return [f"{name}: {error}" for name, error in failed.items()]
 

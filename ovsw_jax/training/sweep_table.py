@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ovsw_jax.analysis import groups
+from ovsw_jax.analysis import groups, tables
 from ovsw_jax.training import outcome, progress, settings
 
 CSV_FILE = "results.csv"
@@ -24,17 +24,14 @@ def finished(workdir: pathlib.Path) -> bool:
 
 def seconds(workdir: pathlib.Path) -> float:
   """Of a finished run."""
-  result = outcome.read(settings.last_stage(workdir))
-  assert result is not None
-  return result["seconds"]
+  return _finished(workdir)[1]["seconds"]
 
 
 def line(workdir: pathlib.Path) -> str:
   """A finished run in a few words."""
-  accuracy = 100 * statistics.mean(
-    groups.read_member(settings.last_stage(workdir)).final("accuracy")
-  )
-  return f"{accuracy:.2f} % in {progress.duration(seconds(workdir))}"
+  member, result = _finished(workdir)
+  accuracy = 100 * statistics.mean(member.final("accuracy"))
+  return f"{accuracy:.2f} % in {progress.duration(result['seconds'])}"
 
 
 def write(place: pathlib.Path, rows: Rows, failed: Mapping[str, str]) -> None:
@@ -45,17 +42,38 @@ def write(place: pathlib.Path, rows: Rows, failed: Mapping[str, str]) -> None:
     rows: swept fields and workdir of each run.
     failed: by the name of a workdir, why its run failed.
   """
-  records = [_record(fields, workdir, failed) for fields, workdir in rows]
-  text = io.StringIO()
-  writer = csv.DictWriter(text, fieldnames=list(records[0]))
+  ends = [
+    _finished(workdir)
+    if workdir.name not in failed and finished(workdir)
+    else None
+    for _, workdir in rows
+  ]
+  records = [
+    _record(fields, workdir, failed, end)
+    for (fields, workdir), end in zip(rows, ends, strict=True)
+  ]
+  lines = io.StringIO()
+  writer = csv.DictWriter(lines, fieldnames=list(records[0]))
   writer.writeheader()
   writer.writerows(records)
-  settings.write_text(place / CSV_FILE, text.getvalue())
-  settings.write_text(place / MARKDOWN_FILE, _markdown(records, rows))
+  settings.write_text(place / CSV_FILE, lines.getvalue())
+  settings.write_text(
+    place / MARKDOWN_FILE, _markdown(records, list(rows[0][0]), ends)
+  )
+
+
+def _finished(workdir: pathlib.Path) -> tuple[groups.Member, dict[str, Any]]:
+  """A finished run, and its result."""
+  member = groups.read_member(settings.last_stage(workdir))
+  assert member.result is not None
+  return member, member.result
 
 
 def _record(
-  fields: Mapping[str, Any], workdir: pathlib.Path, failed: Mapping[str, str]
+  fields: Mapping[str, Any],
+  workdir: pathlib.Path,
+  failed: Mapping[str, str],
+  done: tuple[groups.Member, dict[str, Any]] | None,
 ) -> dict[str, Any]:
   """A row of the CSV file; fractions, not per cent."""
   record: dict[str, Any] = {
@@ -71,8 +89,8 @@ def _record(
   }
   if workdir.name in failed:
     record["status"] = f"failed: {failed[workdir.name]}"
-  elif finished(workdir):
-    member = groups.read_member(settings.last_stage(workdir))
+  elif done is not None:
+    member, result = done
     epoch, best = member.best()
     never = member.final("never_flipped_fraction")
     record |= {
@@ -81,7 +99,7 @@ def _record(
       "best_on_test": best,
       "best_on_test_epoch": epoch,
       "never_flipped_fraction": _mean(never) if never else "",
-      "seconds": seconds(workdir),
+      "seconds": result["seconds"],
       "status": "finished",
     }
   elif workdir.exists():
@@ -93,9 +111,13 @@ def _mean(values: Sequence[float]) -> float:
   return round(statistics.mean(values), 6)
 
 
-def _markdown(records: Sequence[Mapping[str, Any]], rows: Rows) -> str:
+def _markdown(
+  records: Sequence[Mapping[str, Any]],
+  swept: Sequence[str],
+  ends: Sequence[tuple[groups.Member, dict[str, Any]] | None],
+) -> str:
   """One row for the runs that differ in their seed alone."""
-  fields = [field for field in rows[0][0] if field != _SEED]
+  fields = [field for field in swept if field != _SEED]
   by_fields: dict[tuple, list[int]] = {}
   for index, record in enumerate(records):
     key = tuple(str(record[field]) for field in fields)
@@ -110,20 +132,18 @@ def _markdown(records: Sequence[Mapping[str, Any]], rows: Rows) -> str:
   ]
   lines = [header, ["---"] * len(header)]
   for key, indices in by_fields.items():
-    done = [i for i in indices if records[i]["status"] == "finished"]
-    members = [
-      groups.read_member(settings.last_stage(rows[i][1])) for i in done
-    ]
+    done = [end for i in indices if (end := ends[i]) is not None]
+    members = [member for member, _ in done]
     accuracy = [v for m in members for v in m.final("accuracy")]
     never = [v for m in members for v in m.final("never_flipped_fraction")]
     status = sorted({records[i]["status"].split(":")[0] for i in indices})
-    took = [records[i]["seconds"] for i in done]
+    took = [result["seconds"] for _, result in done]
     lines.append(
       [
         *key,
         str(len(accuracy)),
-        _spread(accuracy),
-        _spread(never),
+        tables.spread([100 * value for value in accuracy], 2),
+        tables.spread([100 * v for v in never if v is not None], 2),
         f"{statistics.median(took):.0f}" if took else "-",
         ", ".join(status),
       ]
@@ -134,14 +154,3 @@ def _markdown(records: Sequence[Mapping[str, Any]], rows: Rows) -> str:
     f" over seeds. Run by run, with the best epoch on the test set: {CSV_FILE}."
     "\n"
   )
-
-
-def _spread(values: Sequence[float | None]) -> str:
-  """Mean and sample deviation in per cent."""
-  known = [100 * value for value in values if value is not None]
-  if not known:
-    return "-"
-  mean = f"{statistics.mean(known):.2f}"
-  if len(known) == 1:
-    return mean
-  return f"{mean} ± {statistics.stdev(known):.2f}"
