@@ -194,9 +194,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     rows.append(measure(item, chosen, show))
     show.clear()
+    device = rows[0]["contestants"]["ours"]["device"]
+    content = report.make("step_time", chosen, rows, device)
+    report.write(chosen.out, content)  # a row can take minutes
   if chosen.peak:
     add_flops(rows, chosen)
-  device = rows[0]["contestants"]["ours"]["device"]
   report.show(report.make("step_time", chosen, rows, device), table)
 
 
