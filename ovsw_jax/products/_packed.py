@@ -23,7 +23,7 @@ _MOST_WORDS = 256  # terms of one unrolled sum: 3x3 taps of 910 channels
 _LARGE_KERNEL, _BLOCK = 2**16, 64
 # Unpacked patches in flight. Larger ones leave the cache, and are so large that
 # the allocator asks the kernel for fresh pages every time.
-_CHUNK_BYTES = 2**25
+_CHUNK_BYTES = 2**24
 
 
 def can_count(kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> bool:
