@@ -42,6 +42,9 @@ def test_is_a_lower_bound_that_leaves_the_others_alone(delta):
   np.testing.assert_allclose(
     optax.tree.get(state, "ags_ratio"), before.mean(), rtol=1e-6
   )
+  np.testing.assert_allclose(
+    optax.tree.get(state, "ags_filter_ratio"), before, rtol=1e-6
+  )
 
 
 def test_keeps_the_direction_of_each_filter():
@@ -126,6 +129,40 @@ def test_fraction_weighs_leaves_by_their_filters():
   ratio = optax.tree.get(state, "ags_ratio")
   np.testing.assert_allclose(ratio["a"], 1e-4, rtol=1e-5)
   np.testing.assert_allclose(ratio["b"], 1.0)
+
+
+@pytest.mark.parametrize("axis", [None, 0, -2])
+def test_the_state_keeps_the_ratio_of_each_filter(axis):
+  rng = np.random.default_rng(0)
+  params = {
+    "conv": rng.normal(size=(3, 2, 1, 4)),
+    "dense": rng.normal(size=(5, 1)),
+    "vector": rng.normal(size=6),
+    "scalar": rng.normal(size=()),
+  }
+  params = {k: np.asarray(p, np.float32) for k, p in params.items()}
+  grads = {k: 0.1 * p[..., ::-1] if p.ndim else p for k, p in params.items()}
+  tx = ovsw_optax.ags(
+    0.04, output_axis=axis, mask=jax.tree.map(lambda p: True, params)
+  )
+  before = tx.init(params)
+  _, after = tx.update(grads, before, params)
+  found, mean = (
+    optax.tree.get(after, name) for name in ("ags_filter_ratio", "ags_ratio")
+  )
+
+  def norms(x):
+    if x.ndim < 2:
+      return np.linalg.norm(x)
+    rows = np.moveaxis(x, -1 if axis is None else axis, 0)
+    return np.linalg.norm(rows.reshape(len(rows), -1), axis=1)
+
+  for name, p in params.items():
+    expected = norms(grads[name]) / norms(p)
+    assert found[name].shape == expected.shape
+    np.testing.assert_allclose(found[name], expected, rtol=1e-6)
+    np.testing.assert_allclose(mean[name], expected.mean(), rtol=1e-6)
+  assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

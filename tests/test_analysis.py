@@ -78,10 +78,26 @@ def test_weights_are_those_of_the_state(tmp_path, method, state):
     )
     np.testing.assert_array_equal(weights.flips, counts)
     if method == "vanilla":
-      assert weights.flip_ema is None
+      assert weights.flip_ema is None and weights.ags_ratio is None
     else:
       wanted = ovsw.optax.flip_ema(opt_state)
       np.testing.assert_array_equal(weights.flip_ema, latent(wanted, place))
+      wanted = optax.tree.get(opt_state, "ags_filter_ratio")
+      np.testing.assert_array_equal(weights.ags_ratio, latent(wanted, place))
+      assert weights.ags_ratio.shape == weights.latent.shape[-1:]
+
+
+def test_a_checkpoint_from_before_ratios_of_filters(tmp_path):
+  params, opt_state, _ = train(transform("ovsw"))
+  old = optax.tree.set(opt_state, ags_filter_ratio=None)
+  save(tmp_path, params, old)
+  for _, weights in analysis.read_weights(tmp_path, 12):
+    assert weights.ags_ratio is None and weights.flips is not None
+  tree = {"step": jnp.int32(0), "params": params, "opt_state": opt_state}
+  with pytest.raises(
+    ValueError, match=r"ags_filter_ratio.*the version of ovsw"
+  ):
+    checkpoint.restore(tmp_path / "checkpoints", 12, tree)
 
 
 def test_statistics_follow_from_the_signs_alone(tmp_path):

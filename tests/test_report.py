@@ -188,6 +188,7 @@ def test_a_checkpoint_adds_the_table_of_layers(tmp_path, undrawn):
   save(workdir, params, opt_state, step=120)
   text = analysis.report(workdir).read_text()
   assert "From the checkpoint of step 120." in text
+  assert "What AGS sees of each filter" in text
   for words in ("block0/conv", "oscillating (%)", "sign corr. with init"):
     assert words in text
   assert '<tr class="total"><td>all</td><td>252</td>' in text
@@ -198,6 +199,7 @@ def test_a_checkpoint_adds_the_table_of_layers(tmp_path, undrawn):
 def test_any_method(tmp_path, method, undrawn):
   text = analysis.report(make(tmp_path / "run", method)).read_text()
   assert "figure_data.npz" in text and "Gradient norm" not in text
+  assert "of each filter" not in text
 
 
 def test_a_network_without_bits(tmp_path, undrawn):

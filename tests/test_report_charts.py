@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovsw_jax.analysis import charts, groups, layer_charts, style
+from ovsw_jax.analysis import charts, filter_chart, groups, layer_charts, style
 from tests.test_report import make
 
 
@@ -32,6 +32,8 @@ def drawn(tmp_path):
     yield layer_charts.heat_maps(found[0], theme, limits)
     top = layer_charts.peak(counts)
     yield layer_charts.histograms(counts, "ovsw", theme, top)
+    ratios = {name: 10 ** rng.normal(-1.5, 0.5, size=64) for name in names}
+    yield filter_chart.filter_ratios(ratios, 0.04, "ovsw", theme)
 
 
 def test_no_words_overlap_or_leave_the_picture(tmp_path):
@@ -76,6 +78,20 @@ def test_flips_are_means_of_epochs_where_the_run_has_them(tmp_path):
   assert "mean over each epoch" in layer_charts._flip_rate(newer)[1]
   low, high = layer_charts.flip_limits([newer])
   assert low == 50 and high == 50.5
+
+
+def test_every_filter_has_a_dot_and_those_below_delta_are_filled():
+  ratios = {"a/latent": np.array([0.01, 0.1]), "b/latent": np.array([0.02])}
+  figure = filter_chart.filter_ratios(ratios, 0.04, "ovsw", style.LIGHT)
+  (axes,) = figure.axes
+  as_it_is, lifted = (dots.get_offsets().data for dots in axes.collections)
+  np.testing.assert_allclose(as_it_is[:, 0], [0.1])
+  np.testing.assert_allclose(lifted[:, 0], [0.01, 0.02])
+  assert (np.round(lifted[:, 1]) == [0, 1]).all()
+  words = axes.get_legend_handles_labels()[1]
+  assert "gradient lifted: 2 filters" in words and "delta = 0.04" in words
+  figure = filter_chart.filter_ratios(ratios, None, "ovsw", style.LIGHT)
+  assert len(figure.axes[0].collections) == 1
 
 
 def luminance(colour):

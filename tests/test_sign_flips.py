@@ -105,7 +105,7 @@ def test_all_statistics_of_a_full_chain_have_names_of_their_own():
     )
     for name in cls._fields
   ]
-  assert len(names) == len(set(names)) == 14
+  assert len(names) == len(set(names)) == 15
   missing = object()
   for name in names:
     # tree.get raises KeyError where a name occurs twice.

@@ -24,11 +24,13 @@ _LATENT = "latent"
 # Of each weight, what the transforms keep in full and in compact states, and
 # the scale of SAD's codes.
 _FLIPS, _EMA = ("flips", "flips_code"), ("flip_ema", "sad_code")
+# Of each filter.
+_RATIO = "ags_filter_ratio"
 _SCALE = ("sad_log_zero", "sad_spacing")
 
 
 class LayerWeights(NamedTuple):
-  """The binary weights of a layer at some step; arrays of one shape.
+  """The binary weights of a layer at some step.
 
   Examples:
     >>> import numpy as np
@@ -39,8 +41,12 @@ class LayerWeights(NamedTuple):
   """
 
   latent: np.ndarray  # shape (..., out), float32
-  flips: np.ndarray | None  # int32, since init; None if they were not counted
+  # Of the same shape: int32, since init; None if they were not counted.
+  flips: np.ndarray | None
   flip_ema: np.ndarray | None  # float32, SAD's average; None without SAD
+  # Shape (out,), float32: norms of gradient over weight before AGS, in the last
+  # step; None without AGS.
+  ags_ratio: np.ndarray | None = None
 
 
 def checkpoint_steps(workdir) -> list[int]:
@@ -98,7 +104,7 @@ def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
     read = functools.partial(
       _read, path, replicated=bool(leaves["step"]["shape"])
     )
-    state = _per_weight(leaves)
+    state = _of_layers(leaves)
     scale = {
       name.split("/")[-1]: read(name)
       for name in leaves
@@ -124,11 +130,11 @@ def _checked_leaves(path: pathlib.Path) -> dict[str, Any]:
   return manifest["leaves"]
 
 
-def _per_weight(leaves) -> dict[str, dict[str, str]]:
-  """By layer, the fields of the optimizer's state with an entry per weight."""
+def _of_layers(leaves) -> dict[str, dict[str, str]]:
+  """By layer, the optimizer's fields with entries of weights or filters."""
   found = collections.defaultdict(dict)
   for name in leaves:
-    for field in (*_FLIPS, *_EMA):
+    for field in (*_FLIPS, *_EMA, _RATIO):
       before, here, layer = name.partition(f"/{field}/")
       if here and before.startswith("opt_state"):
         found[layer][field] = name
@@ -144,6 +150,7 @@ def _layer(latent, state, scale) -> LayerWeights:
     np.asarray(latent, np.float32),
     np.asarray(transforms.flips(flips)) if flips else None,
     np.asarray(transforms.flip_ema(ema | scale)) if ema else None,
+    state.get(_RATIO),
   )
 
 

@@ -19,7 +19,7 @@ from ovsw_jax.analysis.style import Line, Theme, canvas, dress, legend
 
 EDGES = np.linspace(-4, 4, 81)
 _COLUMNS = 4  # of histograms
-_TITLE, _TICK = 26, 36  # most letters of a layer's name
+_TITLE, TICK = 26, 36  # most letters of a layer's name
 
 
 class Histogram(NamedTuple):
@@ -224,7 +224,7 @@ def ags_ratios(
   dress(axes, theme, "Gradient norm over weight norm, before AGS")
   axes.set_xscale("log")
   axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-  axes.set_yticks(places, [short(name, _TICK) for name in layers], fontsize=8)
+  axes.set_yticks(places, [short(name, TICK) for name in layers], fontsize=8)
   axes.set_ylim(len(layers) - 0.5, -0.5)
   axes.set_xlabel("mean over the layer's filters (no unit, logarithmic)")
   legend(figure, axes, theme)
@@ -286,7 +286,7 @@ def _heat(figure, axes, matrix, theme, title, unit, norm) -> None:
   axes.set_xlabel("epoch")
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.set_yticks(
-    range(len(layers)), [short(name, _TICK) for name in layers], fontsize=8
+    range(len(layers)), [short(name, TICK) for name in layers], fontsize=8
   )
   axes.set_ylim(len(layers) - 0.5, -0.5)
   bar = figure.colorbar(mesh, ax=axes, location="bottom", aspect=40)

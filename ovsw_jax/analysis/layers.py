@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from ovsw_jax.analysis.checkpoints import checkpoint_steps, read_weights
 from ovsw_jax.analysis.groups import Member
 from ovsw_jax.analysis.layer_charts import Histogram, histogram
@@ -17,6 +19,8 @@ class Layers(NamedTuple):
   source: str  # what they were read from
   histograms: dict[str, Histogram]
   statistics: dict[str, LayerStatistics]
+  # Of each filter, gradient norm over weight norm in the last step before it.
+  ratios: dict[str, np.ndarray]
 
 
 def read_layers(member: Member) -> Layers | None:
@@ -48,12 +52,14 @@ def _from_checkpoint(member: Member, steps: list[int]) -> Layers:
   latents_at_init = (
     read_weights(member.workdir, 0) if steps[0] == 0 < steps[-1] else None
   )
-  found = Layers(f"the checkpoint of step {steps[-1]:,}", {}, {})
+  found = Layers(f"the checkpoint of step {steps[-1]:,}", {}, {}, {})
   for name, weights in read_weights(member.workdir, steps[-1]):
     initial = _same_layer(latents_at_init, name)
     never = None if weights.flips is None else weights.flips == 0
     found.histograms[name] = histogram(weights.latent, never, initial)
     found.statistics[name] = layer_statistics(weights, initial, threshold)
+    if weights.ags_ratio is not None:
+      found.ratios[name] = weights.ags_ratio
   return found
 
 
@@ -70,7 +76,7 @@ def _same_layer(layers: Iterator | None, name: str):
 
 
 def _from_figure_data(workdir: pathlib.Path) -> Layers:
-  found = Layers(f"{WEIGHTS_FILE}, the run's own figure data", {}, {})
+  found = Layers(f"{WEIGHTS_FILE}, the run's own figure data", {}, {}, {})
   for name, (latent, flips) in read_run(workdir).weights.items():
     found.histograms[name] = histogram(latent, flips == 0)
   return found

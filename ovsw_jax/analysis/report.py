@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from ovsw_jax.analysis import charts, layer_charts, page, tables
+from ovsw_jax.analysis import charts, filter_chart, layer_charts, page, tables
 from ovsw_jax.analysis.groups import Group, group, read_member
 from ovsw_jax.analysis.layers import Layers, read_layers
 from ovsw_jax.analysis.style import DARK, DPI, LIGHT, Line, Theme, lines
@@ -155,7 +155,7 @@ def _by_layer(groups: list[Group], drawn: list[page.Chart]) -> list[str]:
         " layer's weights that change sign in a step, and share that never did"
         " since init.",
       ),
-      *_weights(one, style, layers, top, f"histograms_{place}", drawn),
+      *_weights(one, style, layers, top, place, drawn),
     ]
     if any(own):
       whose = f", seed {one.members[0].seeds[0]}" if len(one.seeds) > 1 else ""
@@ -168,7 +168,7 @@ def _weights(
   style: Line,
   layers: Layers | None,
   top: float,
-  name: str,
+  place: int,
   drawn: list[page.Chart],
 ) -> list[str]:
   if layers is None:
@@ -176,7 +176,7 @@ def _weights(
   parts = [
     _picture(
       drawn,
-      name,
+      f"histograms_{place}",
       lambda theme: layer_charts.histograms(
         layers.histograms, style.colour, theme, top
       ),
@@ -184,6 +184,20 @@ def _weights(
       f" sign, after Figure 1 of the paper. From {layers.source}.",
     )
   ]
+  if layers.ratios:
+    delta = one.members[0].config.get("method_args.delta")
+    delta = delta if isinstance(delta, int | float) else None  # no schedule
+    parts.append(
+      _picture(
+        drawn,
+        f"filters_{place}",
+        lambda theme: filter_chart.filter_ratios(
+          layers.ratios, delta, style.colour, theme
+        ),
+        "What AGS sees of each filter, a dot each, in the order of a layer's"
+        f" filters from top to bottom. From {layers.source}.",
+      )
+    )
   if layers.statistics:
     parts.append(page.table(tables.layers(one, layers.statistics)))
     parts.append(page.paragraph(tables.LAYERS, "soft"))

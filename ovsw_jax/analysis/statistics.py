@@ -67,7 +67,7 @@ def layer_statistics(
     >>> found.bit_entropy
     0.5
   """
-  latent, flips, ema = weights
+  latent, flips, ema = weights.latent, weights.flips, weights.flip_ema
   if not latent.size:
     raise ValueError(f"A layer of shape {latent.shape} has no weights.")
   if initial is not None and initial.shape != latent.shape:

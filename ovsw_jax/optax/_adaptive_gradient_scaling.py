@@ -15,6 +15,8 @@ class AGSState(NamedTuple):
   ags_count: jax.Array | None  # shape=(), dtype=jnp.int32; None: no schedule.
   # Per leaf the mean over its filters of the clamped ratio before scaling.
   ags_ratio: Any  # shape=() per leaf, dtype=float32 (float64 for float64).
+  # Per leaf these ratios, of shape (filters,), or () of a leaf of rank 0 or 1.
+  ags_filter_ratio: Any
   ags_scaled_fraction: jax.Array  # shape=(), dtype as ags_ratio.
 
 
@@ -64,8 +66,9 @@ def ags(
   full size. Put it first in the chain, before weight decay and momentum; under
   data parallelism, give it the gradient averaged over all devices.
 
-  Statistics, read with ``optax.tree.get(opt_state, name)``: ``ags_ratio``, the
-  mean :math:`r_o` before scaling (a scalar for each leaf), and
+  Statistics, read with ``optax.tree.get(opt_state, name)``:
+  ``ags_filter_ratio``, the :math:`r_o` of each filter before scaling;
+  ``ags_ratio``, their mean (a scalar for each leaf); and
   ``ags_scaled_fraction``, the share of all filters with :math:`r_o < \delta`.
 
   Args:
@@ -138,6 +141,14 @@ def ags(
     low = jnp.asarray(grad_eps, dtype), jnp.asarray(eps, dtype)
     return jnp.maximum(norm(g), low[0]) / jnp.maximum(norm(p), low[1])
 
+  def each_filter(reduce, tree, params):
+    def leaf(path, x, p):
+      axes = _reduced_axes(jnp.shape(p), output_axis, path)
+      return reduce(x, axis=axes).astype(_statistics.float_dtype(p))
+
+    filters = jax.tree_util.tree_map_with_path(leaf, tree, params)
+    return _statistics.per_leaf(lambda x: x, filters)
+
   def init_fn(params):
     none = _statistics.filled(_statistics.positive(params), False, jnp.bool_)
     # Sums over the leaves, not fresh scalars, have on every mesh the type that
@@ -148,6 +159,7 @@ def ags(
     return AGSState(
       ags_count=_hyperparameters.first_count(delta),
       ags_ratio=ratio,
+      ags_filter_ratio=each_filter(jnp.sum, none, params),
       ags_scaled_fraction=_statistics.fractions(params, none)[0],
     )
 
@@ -168,6 +180,7 @@ def ags(
         ratios,
         params,
       ),
+      ags_filter_ratio=each_filter(jnp.squeeze, ratios, params),
       ags_scaled_fraction=_statistics.fractions(params, below)[0],
     )
     return jax.tree.map(lift, updates, ratios, below), new_state

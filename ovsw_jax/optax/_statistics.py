@@ -65,10 +65,10 @@ def differs(a: Any, b: Any) -> Any:
 
 
 def per_leaf(f: Any, tree: Any, *rest: Any) -> Any:
-  """`jax.tree.map` for functions whose results are scalars.
+  """`jax.tree.map` for functions whose results are scalars, or one of a filter.
 
-  A tree of scalars has the shape of the parameter tree but is no copy of it:
-  its leaves have no axes to shard. `optax.tree.map_params` recognises copies
+  Such a tree has the shape of the parameter tree but is no copy of it: its
+  leaves are not to be sharded alike. `optax.tree.map_params` recognises copies
   by initialising with a placeholder without leaves; one scalar instead of a
   mapped placeholder tells it that this field is none.
   """

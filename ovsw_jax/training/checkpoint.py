@@ -272,8 +272,8 @@ def _damaged(directory: pathlib.Path, step: int, error: Exception):
 def _compare(path: pathlib.Path, saved: dict, wanted: dict) -> None:
   """Raises on the first leaf that is not the same on both sides."""
   remedy = (
-    "Restore it with the model, method and optimizer of the config that wrote"
-    " it, or use another workdir."
+    "Restore it with the config and the version of ovsw_jax that wrote it, or"
+    " use another workdir."
   )
   for name, leaf in wanted.items():
     if name not in saved:
