@@ -163,8 +163,8 @@ def test_an_environment_that_is_nonsense_is_named(monkeypatch):
     mesh.start_processes(wanted=True)
 
 
-def _processes(count, workdir, devices=4):
-  """main.py in so many processes, on ResNet-20 and digits."""
+def _processes(count, command, devices=4):
+  """A command in so many processes; their output and status."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
@@ -182,13 +182,8 @@ def _processes(count, workdir, devices=4):
       }
     started.append(
       subprocess.Popen(
-        [
-          sys.executable,
-          str(ROOT / "main.py"),
-          f"--config={ROOT}/configs/digits.py:smoke",
-          f"--workdir={workdir}",
-          "--compilation_cache=",
-        ],
+        [sys.executable, *command],
+        cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -198,14 +193,73 @@ def _processes(count, workdir, devices=4):
   return [(p.communicate(timeout=400), p.returncode) for p in started]
 
 
+def _training(workdir):
+  """main.py on ResNet-20 and digits."""
+  return [
+    "main.py",
+    "--config=configs/digits.py:smoke",
+    f"--workdir={workdir}",
+    "--compilation_cache=",
+  ]
+
+
+# The second process comes late, and both exchange what a step does.
+MEETING = """
+import time
+import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import multihost_utils
+from ovsw_jax.training import mesh
+mesh.start_processes(wanted=False)
+if jax.process_index() == 1:
+  time.sleep(1.0)
+print("comes", time.time(), flush=True)
+mesh.meet()
+print("met", time.time(), flush=True)
+whole = mesh.make(None)
+own = np.full(2, 1.0 + jax.process_index())
+batch = jax.make_array_from_process_local_data(mesh.split(whole), own)
+total = jax.jit(jnp.sum, out_shardings=mesh.everywhere(whole))(batch)
+print("sum", float(total), flush=True)
+shared = multihost_utils.process_allgather(np.array(jax.process_index()))
+print("gathered", shared.tolist(), flush=True)
+"""
+
+
+def test_processes_wait_for_each_other_and_are_connected_from_then_on():
+  """Connecting has 30 s, and compilers lie between meeting and a step."""
+  ended = _processes(2, ["-c", MEETING], devices=2)
+  assert [code for _, code in ended] == [0, 0], ended
+  said = [output.splitlines() for (output, _), _ in ended]
+  times = [
+    {line.split()[0]: line.split()[1] for line in one if "[Gloo]" not in line}
+    for one in said
+  ]
+  comes = [float(one["comes"]) for one in times]
+  assert comes[1] > comes[0] + 0.5
+  assert min(float(one["met"]) for one in times) > comes[1]
+  for one in said:
+    met = next(i for i, line in enumerate(one) if line.startswith("met"))
+    # Gloo says when it connects a group.
+    assert any("[Gloo]" in line for line in one[:met])
+    assert one[met + 1 :] == ["sum 6.0", "gathered [0, 1]"]
+
+
+def test_a_process_that_is_alone_meets_nobody(monkeypatch):
+  def exchange(_):
+    raise AssertionError
+
+  monkeypatch.setattr(mesh.multihost_utils, "sync_global_devices", exchange)
+  mesh.meet()
+
+
 def test_two_processes_are_as_one(tmp_path):
-  (first, code), (second, other) = _processes(2, tmp_path / "two")
+  (first, code), (second, other) = _processes(2, _training(tmp_path / "two"))
   assert (code, other) == (0, 0), (first, second)
   assert "8 x cpu" in first[0] and "of 2 processes" in first[0]
   # One prints and writes for all; the library of the collectives prints too.
   said = [line for line in second[0].splitlines() if "[Gloo]" not in line]
   assert not said
-  ((single, code),) = _processes(1, tmp_path / "one", devices=8)
+  ((single, code),) = _processes(1, _training(tmp_path / "one"), devices=8)
   assert code == 0, single
   pairs = zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True)
   for a, b in pairs:

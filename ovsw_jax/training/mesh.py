@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -55,14 +56,23 @@ def start_processes(wanted: bool) -> None:
 
 
 def meet() -> None:
-  """Has the processes of a run exchange a number, before any compiles.
+  """Has the processes of a run exchange numbers, before any compiles.
 
-  On CPUs it is the first exchange that connects them, and it fails if one comes
-  30 s after another: no time between two compilers on busy machines. Later
-  exchanges wait.
+  On CPUs it is the first exchange of a group of devices that connects them, and
+  it fails if one comes 30 s after another: no time between two compilers on
+  busy machines. Later exchanges wait.
   """
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("start")
+  if jax.process_count() == 1:
+    return
+  # Groups of one device of each process, as a checkpoint's exchange has them.
+  multihost_utils.sync_global_devices("start")
+  # And that of all devices, which a step has.
+  whole = make(None)
+  ones = jax.make_array_from_process_local_data(
+    jax.NamedSharding(whole, jax.P(AXIS)), np.ones(jax.local_device_count())
+  )
+  total = jax.jit(jnp.sum, out_shardings=everywhere(whole))(ones)
+  jax.block_until_ready(total)
 
 
 def first_process() -> bool:
