@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from benchmarks import machine, workers, workload
+from ovsw_jax.training import child
 
 
 def parser(name: str, text: str) -> argparse.ArgumentParser:
@@ -173,7 +174,11 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def start(main: Callable[[], None]) -> None:
-  """Runs a script; what goes wrong is a line, not a traceback, and status 2."""
+  """Runs a script; what goes wrong is a line, not a traceback, and status 2.
+
+  SIGTERM ends it as by itself, so that it ends the processes it has started.
+  """
+  child.end_at_sigterm()
   try:
     main()
   except (workers.WorkerError, ValueError, OSError) as error:

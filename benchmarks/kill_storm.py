@@ -11,13 +11,14 @@ counts as one inside of a save if it left a checkpoint half-written.
 """
 
 import argparse
+import contextlib
 import pathlib
 import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks import arguments, machine, report
@@ -27,15 +28,23 @@ from ovsw_jax import analysis
 _TIMES = ("seconds", "images_per_second")
 
 
-def start(command: list[str], log: pathlib.Path) -> subprocess.Popen:
-  """main.py, its output appended to a log."""
+@contextlib.contextmanager
+def started(
+  command: list[str], log: pathlib.Path
+) -> Iterator[subprocess.Popen]:
+  """main.py, its output appended to a log; killed if it is left running."""
   with log.open("a") as file:
-    return subprocess.Popen(
+    process = subprocess.Popen(
       [sys.executable, *command],
       cwd=machine.ROOT,
       stdout=file,
       stderr=subprocess.STDOUT,
     )
+    try:
+      yield process
+    finally:
+      process.kill()
+      process.wait()
 
 
 def half_written(workdir: pathlib.Path) -> bool:
@@ -91,36 +100,32 @@ def storm(
   log, show = workdir.with_suffix(".log"), report.Progress("")
   interval = startup = 1.0  # seconds, until they are known
   while True:
-    process, began, before = (
-      start(command, log),
-      time.monotonic(),
-      newest(workdir),
-    )
-    if struck == kills:
-      if process.wait():
-        raise ValueError(f"the run failed; see {log}")
-      show.clear()
-      return {"kills": struck, "in_save": in_save, "in_start": in_start}
-    kind = choose.choices(["start", "between", "save"], [1, 3, 2])[0]
-    if kind == "start":
-      end = began + choose.uniform(0, startup)
-      wait(process, lambda end=end: time.monotonic() > end)
-    else:
-      wait(process, lambda before=before: newest(workdir) > before)
-      first, startup = time.monotonic(), time.monotonic() - began
-      if kind == "save":
-        wait(process, lambda: half_written(workdir))
-        interval = time.monotonic() - first
-      else:
-        end = first + choose.uniform(0, 2 * interval)
+    began, before = time.monotonic(), newest(workdir)
+    with started(command, log) as process:
+      if struck == kills:
+        if process.wait():
+          raise ValueError(f"the run failed; see {log}")
+        show.clear()
+        return {"kills": struck, "in_save": in_save, "in_start": in_start}
+      kind = choose.choices(["start", "between", "save"], [1, 3, 2])[0]
+      if kind == "start":
+        end = began + choose.uniform(0, startup)
         wait(process, lambda end=end: time.monotonic() > end)
-    if process.poll() is not None:
-      raise ValueError(
-        f"the run ended after {struck} kills of {kills}; make it longer, as in "
-        f"-- --config.train.epochs=100, or see {log}"
-      )
-    process.kill()
-    process.wait()
+      else:
+        wait(process, lambda before=before: newest(workdir) > before)
+        first, startup = time.monotonic(), time.monotonic() - began
+        if kind == "save":
+          wait(process, lambda: half_written(workdir))
+          interval = time.monotonic() - first
+        else:
+          end = first + choose.uniform(0, 2 * interval)
+          wait(process, lambda end=end: time.monotonic() > end)
+      if process.poll() is not None:
+        raise ValueError(
+          f"the run ended after {struck} kills of {kills}; make it longer, as "
+          f"in -- --config.train.epochs=100, or see {log}"
+        )
+    # Killed by now.
     struck += 1
     in_start += kind == "start"
     in_save += half_written(workdir)
@@ -191,8 +196,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
 
   calm, stormy = place / "calm", place / "stormy"
-  if start(command(calm), calm.with_suffix(".log")).wait():
-    raise ValueError(f"the run failed; see {calm.with_suffix('.log')}")
+  log = calm.with_suffix(".log")
+  with started(command(calm), log) as process:
+    if process.wait():
+      raise ValueError(f"the run failed; see {log}")
   row = {
     "run": " ".join(command(stormy)),
     **storm(command(stormy), stormy, chosen.kills, chosen.seed),

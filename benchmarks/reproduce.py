@@ -289,7 +289,6 @@ def work_off(
     Whether runs were made, and not just printed.
   """
   out = machine.ROOT / chosen.out
-  child.end_at_sigterm()
   end = None
   if chosen.minutes is not None:
     end = time.monotonic() + 60 * chosen.minutes

@@ -1,6 +1,10 @@
 """Images of the streamed run, and its stops, with a main.py that pretends."""
 
+import contextlib
+import os
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 
@@ -12,12 +16,15 @@ from benchmarks import machine, streamed_run
 from ovsw_jax import data
 from ovsw_jax.data import image_files
 
-# Makes a step in 20 ms and has a worker, which leaves when it is told to.
+ROOT = machine.ROOT
+# Makes a step in 20 ms or another time and has a worker, which leaves when it is
+# told to.
 MAIN = """
 import json, os, pathlib, signal, subprocess, sys, time
 flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
 workdir = pathlib.Path(flags["workdir"])
 workdir.mkdir(exist_ok=True)
+(workdir / "pid").write_text(str(os.getpid()))
 worker = subprocess.Popen(
   [sys.executable, "-c", "import sys, time; sys.stdin.read(); "
    + flags["worker_does"]], stdin=subprocess.PIPE
@@ -28,7 +35,7 @@ path = workdir / "metrics.jsonl"
 path.touch()
 first = len(path.read_text().splitlines())
 for step in range(first + 1, 31):
-  time.sleep(0.02)
+  time.sleep(float(flags.get("step", 0.02)))
   with path.open("a") as file:
     file.write(json.dumps({"kind": "train", "step": step}) + "\\n")
   if told:
@@ -77,6 +84,37 @@ def test_a_run_that_ends_too_soon_is_an_error(command, tmp_path):
       run.wait_for(tmp_path / "run", 31)
     with pytest.raises(ValueError, match="ended with status 0, not 143"):
       run.end(143)
+
+
+def test_sigterm_ends_the_run_with_the_benchmark(command, tmp_path):
+  script = (
+    "import pathlib\n"
+    "from benchmarks import arguments, machine, streamed_run\n"
+    f"machine.ROOT = pathlib.Path({str(tmp_path)!r})\n"
+    "arguments.start(streamed_run.main)\n"
+  )
+  _, worker = command("time.sleep(60)")
+  argv = ["--smoke", "--workdir=runs", "--", worker, "--step=1"]
+  benchmark = subprocess.Popen(
+    [sys.executable, "-c", script, *argv], cwd=ROOT, stderr=subprocess.DEVNULL
+  )
+  calm = tmp_path / "runs" / "calm"
+  late = time.monotonic() + 60
+  while not streamed_run.last_step(calm):
+    assert time.monotonic() < late and benchmark.poll() is None
+    time.sleep(0.05)
+  group = int((calm / "pid").read_text())
+  try:
+    benchmark.terminate()
+    assert benchmark.wait(timeout=30) == 128 + signal.SIGTERM
+    late = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+      while time.monotonic() < late:
+        os.killpg(group, 0)
+        time.sleep(0.02)
+  finally:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(group, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
