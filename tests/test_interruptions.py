@@ -130,10 +130,14 @@ def test_a_workdir_has_one_process(tmp_path):
 
 
 def test_the_lock_can_be_taken_again(tmp_path):
+  assert workdir_lock.holder(tmp_path / "none") is None
+  assert not (tmp_path / "none").exists()
   for _ in range(2):
     with workdir_lock.held(tmp_path):
       text = (tmp_path / workdir_lock.LOCK_FILE).read_text()
       assert text.startswith(f"process {os.getpid()} on ")
+      assert workdir_lock.holder(tmp_path) == text.strip()
+    assert workdir_lock.holder(tmp_path) is None
 
 
 def test_a_save_that_fails_stops_the_run(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from ovsw_jax import data
 from ovsw_jax.data import image_files
 
 ROOT = machine.ROOT
-# Makes a step in 20 ms or another time and has a worker, which leaves when it is
+# Makes a step in 20 ms, or --step, and has a worker, which leaves when it is
 # told to.
 MAIN = """
 import json, os, pathlib, signal, subprocess, sys, time

@@ -1,18 +1,28 @@
 """Sweeps: what is planned, made, made again, and written down."""
 
+import contextlib
 import csv
 import json
+import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
 from ovsw_jax import commands
-from ovsw_jax.training import settings, sweep, sweep_table
+from ovsw_jax.training import (
+  child,
+  settings,
+  sweep,
+  sweep_table,
+  workdir_lock,
+)
 
 # ml_collections loads config files in a way that Python will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
@@ -21,13 +31,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 BASE = sweep.Base(f"{ROOT}/configs/digits.py:smoke", ())
 GRID = {"optimizer.learning_rate": ["0.03", "0.1"], "seed": ["0", "1"]}
 
-# A main.py without JAX: it writes what a run leaves, or fails, or hangs.
+# A main.py without JAX: it locks its workdir and writes what a run leaves, or
+# fails, or hangs.
 PROGRAM = """
-import json, pathlib, sys, time
+import fcntl, json, os, pathlib, sys, time
 arguments = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:])
 workdir = pathlib.Path(arguments["workdir"])
 here = pathlib.Path(__file__).parent
 workdir.mkdir(parents=True, exist_ok=True)
+lock = (workdir / "lock").open("a+")
+try:
+  fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+  sys.exit("error: in use")
+lock.truncate(0)
+print("process", os.getpid(), "on earth", file=lock, flush=True)
 (workdir / "config.json").write_text(
   json.dumps(json.loads((here / "configs.json").read_text())[workdir.name])
 )
@@ -162,10 +180,8 @@ def test_a_run_that_fails_stops_no_other(planned, tmp_path):
   assert len(made(tmp_path)) == 6  # the two that failed once more
 
 
-@pytest.mark.parametrize(
-  "sign", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-)
-def test_a_sweep_that_is_stopped_goes_on(planned, tmp_path, sign):
+def in_its_first_run(planned, tmp_path):
+  """A process that sweeps, whose first run goes on until `slow` is gone."""
   (tmp_path / "slow").touch()
   place, runs, program = planned
   script = (
@@ -184,6 +200,15 @@ def test_a_sweep_that_is_stopped_goes_on(planned, tmp_path, sign):
   while not (log.exists() and "begins" in log.read_text()):
     assert time.monotonic() < deadline and process.poll() is None
     time.sleep(0.05)
+  return process
+
+
+@pytest.mark.parametrize(
+  "sign", (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+)
+def test_a_sweep_that_is_stopped_goes_on(planned, tmp_path, sign):
+  place, runs, program = planned
+  process = in_its_first_run(planned, tmp_path)
   process.send_signal(sign)
   assert process.wait(timeout=30) != 0
   (tmp_path / "slow").unlink()
@@ -191,6 +216,68 @@ def test_a_sweep_that_is_stopped_goes_on(planned, tmp_path, sign):
   assert (
     len(rows(place)) == 4 and made(tmp_path).count(runs[1].workdir.name) == 1
   )
+
+
+@pytest.mark.parametrize("ends_well", (True, False))
+def test_a_sweep_waits_for_the_run_that_a_killed_one_left(
+  planned, tmp_path, capsys, ends_well
+):
+  runs = planned[1]
+  process = in_its_first_run(planned, tmp_path)
+  process.kill()
+  process.wait()
+  holder = workdir_lock.holder(runs[0].workdir)
+  assert re.fullmatch(r"process \d+ on earth", holder)
+  left = int(holder.split()[1])
+
+  def end():
+    if not ends_well:
+      os.kill(left, signal.SIGKILL)
+    (tmp_path / "slow").unlink()
+
+  timer = threading.Timer(1.0, end)
+  timer.start()
+  try:
+    assert make(planned) == []
+  finally:
+    timer.join()
+  said = capsys.readouterr().out
+  assert said.count(f"still going in {holder}; waiting for it\n") == 1
+  assert said.count("without a result; goes on here\n") == 1 - ends_well
+  # Its own result is taken, if it has one.
+  assert made(tmp_path).count(runs[0].workdir.name) == 2 - ends_well
+  assert {row["status"] for row in rows(planned[0])} == {"finished"}
+
+
+def test_a_run_that_another_process_begins_just_before_is_waited_for(
+  planned, tmp_path, monkeypatch
+):
+  """Nobody holds the lock when the sweep looks, and it is refused."""
+  run, timers = child.run, []
+
+  def late(*args):
+    if not timers:
+      lock = contextlib.ExitStack()
+      lock.enter_context(workdir_lock.held(planned[1][0].workdir))
+      timers.append(threading.Timer(1.0, lock.close))
+      status = run(*args)
+      timers[0].start()
+      return status
+    return run(*args)
+
+  monkeypatch.setattr(child, "run", late)
+  assert make(planned) == []
+  log = planned[1][0].workdir.with_name(f"{planned[1][0].workdir.name}.log")
+  assert log.read_text().splitlines() == ["error: in use", "begins"]
+
+
+def test_a_stage_that_another_process_trains_is_the_run(tmp_path):
+  config = ConfigDict({"stages": {"1_first": {}, "2_second": {}}})
+  one = sweep.Planned({}, (), tmp_path, config)
+  assert sweep._holder(one) is None
+  with workdir_lock.held(tmp_path / "2_second"):
+    assert sweep._holder(one).startswith(f"process {os.getpid()} on ")
+  assert sweep._holder(one) is None
 
 
 def test_dry_run(planned):

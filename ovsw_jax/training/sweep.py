@@ -13,17 +13,25 @@ import re
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ovsw_jax.training import child, progress, settings, sweep_table
+from ovsw_jax.training import (
+  child,
+  progress,
+  settings,
+  sweep_table,
+  workdir_lock,
+)
 
 SWEEP_FILE = "sweep.json"
 # A field that is no field: it stands behind the config's colon and brings its
 # own method_args.
 METHOD = "method"
+_EVERY = 0.2  # seconds between looks at another process
 
 Build = Callable[[Sequence[str]], Any]  # arguments of main.py to their config
 
@@ -266,10 +274,37 @@ def _make(one: Planned, program: Sequence[str], head: str) -> str | None:
     return False
 
   with bar:
-    status = child.run(
-      [sys.executable, "-u", *program, *one.arguments], log, watch
-    )
-  if not status:
-    return None
+    while True:
+      _wait(one, head, watch)
+      if sweep_table.finished(one.workdir):
+        return None
+      status = child.run(
+        [sys.executable, "-u", *program, *one.arguments], log, watch
+      )
+      if not status:
+        return None
+      # Or another process had only just begun the run.
+      if _holder(one) is None:
+        break
   last = (child.last_lines(log) or ["no output"])[0].removeprefix("error: ")
   return f"{last} (status {status}, see {log})"
+
+
+def _wait(one: Planned, head: str, watch: Callable[[], Any]) -> None:
+  """Waits for the process that has a run, as a killed sweep leaves one."""
+  holder = _holder(one)
+  if holder is None:
+    return
+  tqdm.write(f"{head}  is still going in {holder}; waiting for it")
+  sys.stdout.flush()
+  while _holder(one) is not None:
+    watch()
+    time.sleep(_EVERY)
+  if not sweep_table.finished(one.workdir):
+    tqdm.write(f"{head}  ended there without a result; goes on here")
+
+
+def _holder(one: Planned) -> str | None:
+  """The process that trains a run, or a stage of it; None if none does."""
+  places = [one.workdir, *(one.workdir / name for name in one.config.stages)]
+  return next(filter(None, map(workdir_lock.holder, places)), None)

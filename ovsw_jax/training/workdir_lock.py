@@ -6,6 +6,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
+from typing import IO
 
 import jax
 
@@ -37,13 +38,33 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       if error.errno not in _WITHOUT:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
         raise ValueError(
-          f"{workdir} is in use by {holder}; wait for it, or choose another "
-          "--workdir"
+          f"{workdir} is in use by {_name(file)}; wait for it, or choose "
+          "another --workdir"
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     yield
+
+
+def holder(workdir: pathlib.Path) -> str | None:
+  """Which process holds the workdir's lock; None if none does.
+
+  One that asks for the lock in this very moment may be refused.
+  """
+  path = workdir / LOCK_FILE
+  if fcntl is None or not path.exists():
+    return None
+  with path.open() as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+      return None if error.errno in _WITHOUT else _name(file)
+  return None
+
+
+def _name(file: IO[str]) -> str:
+  """The process that has written itself into a lock's file."""
+  file.seek(0)
+  return file.read().strip() or "another process"
