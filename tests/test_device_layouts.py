@@ -11,7 +11,7 @@ from benchmarks import device_layouts, float64_steps
 from benchmarks.device_layouts import Layout
 from configs import cifar10_resnet20
 from ovsw_jax.training import checkpoint, experiment, loop, networks
-from tests.test_benchmarks import cells
+from tests.test_benchmark_scripts import cells
 from tests.test_step import Tiny
 
 
