@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 
 import jax
 import pytest
@@ -31,6 +32,14 @@ from benchmarks import (
 def quick(monkeypatch):
   """Workers that compile without optimizing: nothing here is about speed."""
   monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture
+def signals():
+  """A script sets what SIGTERM does."""
+  before = signal.getsignal(signal.SIGTERM)
+  yield
+  signal.signal(signal.SIGTERM, before)
 
 
 def cells(text):
@@ -222,7 +231,7 @@ def test_commands_of_the_readme_are_understood(monkeypatch):
       SCRIPTS[name].parse(argv)
 
 
-def test_a_peer_that_is_not_installed_is_named(monkeypatch, capsys):
+def test_a_peer_that_is_not_installed_is_named(monkeypatch, capsys, signals):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(SystemExit) as end:
     arguments.start(lambda: step_time.main(["--smoke"]))
