@@ -126,6 +126,11 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
     binary = jnp.all(jnp.abs(kernel) == 1)
     return lax.cond(binary, counted, direct, bits, packed, kernel)
 
+  def by_promise(bits, packed, kernel):
+    del bits
+    sums = _packed.convolve(packed, kernel, geometry, apart=True)
+    return sums.astype(_accumulator(dtype))
+
   def half(bits, packed, kernel):
     del packed
     return _xla_convolve_half(bits, kernel, geometry, dtype)
@@ -133,7 +138,7 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   narrow = jnp.dtype(dtype).itemsize <= 4
   forms = {}
   if _packed.can_count(kernel.shape, geometry):
-    forms["cpu"] = by_kernel
+    forms["cpu"] = by_promise if binary_kernel else by_kernel
   if binary_kernel and narrow and _half_is_exact(kernel.shape):
     forms["cuda"] = half
   return lax.platform_dependent(bits, packed, kernel, **forms, default=direct)

@@ -80,7 +80,11 @@ def _chunks(rows: int, row_bytes: int) -> int:
 
 
 def convolve(
-  packed: jax.Array, kernel: jax.Array, geometry: ConvGeometry
+  packed: jax.Array,
+  kernel: jax.Array,
+  geometry: ConvGeometry,
+  *,
+  apart: bool = False,
 ) -> jax.Array:
   """Convolves bits with a kernel of +1 and -1 by exclusive or and popcount.
 
@@ -88,12 +92,13 @@ def convolve(
     packed: shape (batch, height, width, words), from `pack_bits`.
     kernel: +1 or -1, shape (height, width, in, out).
     geometry: of one group.
+    apart: as of `convolve_words`.
 
   Returns:
     int32, shape (batch, height', width', out).
   """
   words = lax.optimization_barrier(pack_kernel(kernel))
-  return convolve_words(packed, words, kernel.shape[2], geometry)
+  return convolve_words(packed, words, kernel.shape[2], geometry, apart=apart)
 
 
 def _blocks(words: jax.Array) -> list[jax.Array]:
