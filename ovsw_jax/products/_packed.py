@@ -73,10 +73,10 @@ def _taps(
   return taps
 
 
-def _chunks(rows: int, row_bytes: int) -> int:
-  """Into how many equal parts the patches are cut."""
-  least = -(-rows * row_bytes // _CHUNK_BYTES)
-  return next(n for n in range(max(least, 1), rows + 1) if rows % n == 0)
+def _chunks(images: int, image_bytes: int) -> int:
+  """Into how many equal parts the patches are cut, an image at least."""
+  least = min(-(-images * image_bytes // _CHUNK_BYTES), images)
+  return next(n for n in range(max(least, 1), images + 1) if images % n == 0)
 
 
 def convolve(
@@ -239,17 +239,19 @@ def kernel_gradient(
     _taps(padded, (height, width), gradient.shape[1:3], geometry, axis=2)
   )
   words = lax.optimization_barrier(words).reshape(taps, padded.shape[0], -1)
-  flat = gradient.reshape(-1, out)
-  count = flat.shape[0]
-  chunks = _chunks(count, taps * channels * flat.dtype.itemsize)
-  length = count // chunks
+  batch, rows, columns, _ = gradient.shape
+  row_bytes = taps * channels * gradient.dtype.itemsize
+  chunks = _chunks(batch, rows * columns * row_bytes)
+  images = batch // chunks
+  length = images * rows * columns
 
   def product(index):
     part = lax.dynamic_slice_in_dim(words, index * length, length, axis=2)
-    patches = unpack_bits(part, channels, flat.dtype, axis=1)
-    return patches.reshape(taps * channels, length) @ (
-      lax.dynamic_slice_in_dim(flat, index * length, length)
-    )
+    patches = unpack_bits(part, channels, gradient.dtype, axis=1)
+    # Cut as it is and flattened here: a flat copy before the loop is computed
+    # for it alone, beside what the gradient of the input reads.
+    cut = lax.dynamic_slice_in_dim(gradient, index * images, images)
+    return patches.reshape(taps * channels, length) @ cut.reshape(length, out)
 
   if chunks == 1:
     total = product(0)
@@ -258,7 +260,7 @@ def kernel_gradient(
       0,
       chunks,
       lambda index, total: total + product(index),
-      jnp.zeros((taps * channels, out), flat.dtype),
+      jnp.zeros((taps * channels, out), gradient.dtype),
     )
   total = total.reshape(kernel_shape)
   outside = taps_on_padding(geometry, input_shape[1:3], (height, width))
