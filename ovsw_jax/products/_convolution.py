@@ -73,7 +73,7 @@ def binary_conv(
     dtype: dtype of the operands inside; bfloat16 is exact for +1/-1 kernels. On
       a GPU the two gradients are rounded to it, once summed in float32.
     binary_kernel: promises that the kernel is +1 and -1, for which a GPU has a
-      faster form. The sums are the same.
+      faster form; a CPU looks if it is not promised. The sums are the same.
 
   Returns:
     shape (batch, height', width', out), float32, or float64 for float64.
