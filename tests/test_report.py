@@ -8,12 +8,14 @@ import resource
 import sys
 import time
 
+import jax
 import numpy as np
+import optax
 import pytest
 from matplotlib.image import imread
 
 from ovsw_jax import analysis
-from ovsw_jax.analysis import groups, run
+from ovsw_jax.analysis import groups, run, tables
 from tests.test_analysis import save, train, transform
 
 LAYERS = [f"layer{i // 4 + 1}_block{i % 4}/conv1/latent" for i in range(2)]
@@ -193,6 +195,43 @@ def test_a_checkpoint_adds_the_table_of_layers(tmp_path, undrawn):
     assert words in text
   assert '<tr class="total"><td>all</td><td>252</td>' in text
   assert "latent corr. with init" not in text  # there are no weights at init
+
+
+def test_ratios_of_filters_as_numbers(tmp_path, undrawn):
+  names = ["block0/conv/latent", "block1/conv/latent"]
+  workdir = make(
+    tmp_path / "run", layers=names, weights=False, method_args={"delta": 0.4}
+  )
+  params, opt_state, _ = train(transform("ovsw"))
+  save(workdir, params, opt_state, step=120)
+  text = analysis.report(workdir).read_text()
+  ratios = jax.tree.leaves(optax.tree.get(opt_state, "ags_filter_ratio"))
+  each = [*ratios, np.concatenate(ratios)]
+  assert 0 < np.mean(each[-1] < 0.4) < 1
+  for name, one in zip(
+    ("block0/conv", "block1/conv", "all"), each, strict=True
+  ):
+    row = [f"{q:.3g}" for q in np.quantile(one, (0.1, 0.5, 0.9))]
+    row = [name, str(one.size), *row, f"{100 * np.mean(one < 0.4):.1f}"]
+    assert "".join(f"<td>{cell}</td>" for cell in row) in text
+  table = tables.filters({"a": ratios[0]}, None)  # a schedule
+  assert "lifted (%)" not in table.header
+  assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+@pytest.mark.parametrize("when", ("old version", "before the first update"))
+def test_a_checkpoint_without_ratios_of_filters(tmp_path, undrawn, when):
+  names = ["block0/conv/latent", "block1/conv/latent"]
+  workdir = make(tmp_path / "run", layers=names, weights=False)
+  params, opt_state, _ = train(transform("ovsw"))
+  if when == "old version":
+    opt_state = optax.tree.set(opt_state, ags_filter_ratio=None)
+  else:
+    opt_state = transform("ovsw").init(params)
+  save(workdir, params, opt_state, step=120)
+  text = analysis.report(workdir).read_text()
+  assert "From the checkpoint of step 120." in text
+  assert "of each filter" not in text and "The numbers, by layer" not in text
 
 
 @pytest.mark.parametrize("method", ("vanilla", "sad", "irnet", "my.own"))

@@ -92,6 +92,8 @@ def test_every_filter_has_a_dot_and_those_below_delta_are_filled():
   assert "gradient lifted: 2 filters" in words and "delta = 0.04" in words
   figure = filter_chart.filter_ratios(ratios, None, "ovsw", style.LIGHT)
   assert len(figure.axes[0].collections) == 1
+  # The one filter of a layer lies on its line.
+  assert lifted[1, 1] == 1
 
 
 def luminance(colour):

@@ -32,7 +32,7 @@ def filter_ratios(
   # A filter's place within its strip is its number, so a layer's order shows.
   places = np.concatenate(
     [
-      place + _HEIGHT * np.linspace(-1, 1, np.size(one))
+      place + _HEIGHT * ((2 * np.arange(np.size(one)) + 1) / np.size(one) - 1)
       for place, one in enumerate(layers.values())
     ]
   )

@@ -58,7 +58,8 @@ def _from_checkpoint(member: Member, steps: list[int]) -> Layers:
     never = None if weights.flips is None else weights.flips == 0
     found.histograms[name] = histogram(weights.latent, never, initial)
     found.statistics[name] = layer_statistics(weights, initial, threshold)
-    if weights.ags_ratio is not None:
+    # AGS's ratios are positive; zeros are of a state before its first update.
+    if weights.ags_ratio is not None and np.any(weights.ags_ratio):
       found.ratios[name] = weights.ags_ratio
   return found
 

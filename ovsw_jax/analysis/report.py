@@ -24,12 +24,12 @@ def report(
 
   The page opens from disk, loads nothing, and is light or dark as its reader
   has it. It shows accuracy and loss, flips and silent weights over the epochs;
-  for each layer the histogram of its latent weights and when it flipped; and
-  the numbers of the final epoch. Runs of one config that differ in their seeds
-  are one group, shown by mean and sample deviation; weights and layers are
-  those of a group's first run. A run that is still going is shown as far as it
-  has come. The pictures are written beside the page as PNG files as well, in a
-  directory of its name.
+  for each layer the histogram of its latent weights, when it flipped and, with
+  AGS, the gradient ratio of each of its filters; and the numbers of the final
+  epoch. Runs of one config that differ in their seeds are one group, shown by
+  mean and sample deviation; weights and layers are those of a group's first
+  run. A run that is still going is shown as far as it has come. The pictures
+  are written beside the page as PNG files as well, in a directory of its name.
 
   Everything is read from `metrics.jsonl`, `config.json`, `result.json` and the
   newest checkpoint; neither the model nor the training stack is needed.
@@ -187,7 +187,7 @@ def _weights(
   if layers.ratios:
     delta = one.members[0].config.get("method_args.delta")
     delta = delta if isinstance(delta, int | float) else None  # no schedule
-    parts.append(
+    parts += [
       _picture(
         drawn,
         f"filters_{place}",
@@ -196,8 +196,13 @@ def _weights(
         ),
         "What AGS sees of each filter, a dot each, in the order of a layer's"
         f" filters from top to bottom. From {layers.source}.",
-      )
-    )
+      ),
+      page.folded(
+        "The numbers, by layer",
+        page.table(tables.filters(layers.ratios, delta))
+        + page.paragraph(tables.FILTERS, "soft"),
+      ),
+    ]
   if layers.statistics:
     parts.append(page.table(tables.layers(one, layers.statistics)))
     parts.append(page.paragraph(tables.LAYERS, "soft"))

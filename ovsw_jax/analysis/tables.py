@@ -22,6 +22,11 @@ LAYERS = (
   " were. Entropy: of an output channel's signs, 1 bit if half are +1. |w|/std:"
   " median distance from zero over the layer's standard deviation."
 )
+FILTERS = (
+  "Ratio: a filter's gradient norm over its weight norm, before AGS; a tenth,"
+  " half and nine tenths of a layer's filters lie below these. Lifted: share of"
+  " the filters whose ratio is below delta."
+)
 _NONE = "-"
 
 
@@ -125,6 +130,23 @@ def layers(one: Group, found: Mapping[str, LayerStatistics]) -> Table:
     [[row[place] for place in kept] for row in rows],
     total=True,
   )
+
+
+def filters(ratios: Mapping[str, np.ndarray], delta: float | None) -> Table:
+  """A row for each layer and one for all; no share lifted without a delta."""
+  everything = np.concatenate([np.ravel(one) for one in ratios.values()])
+  header = ["layer", "filters", "ratio, 10 %", "ratio, median", "ratio, 90 %"]
+  rows = [
+    [
+      short(name),
+      f"{np.size(one):,}",
+      *(f"{q:.3g}" for q in np.quantile(one, (0.1, 0.5, 0.9))),
+      *([] if delta is None else [f"{100 * np.mean(one < delta):.1f}"]),
+    ]
+    for name, one in {**ratios, "all": everything}.items()
+  ]
+  lifted = [] if delta is None else ["lifted (%)"]
+  return Table([*header, *lifted], rows, total=True)
 
 
 def runs(groups: Sequence[Group]) -> Table:
