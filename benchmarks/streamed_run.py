@@ -6,12 +6,12 @@
 Makes a folder like ImageNet's out of a data set's images: mosaics of a few of
 one class, enlarged to 60 to 600 pixels a side, in RGB, grey and CMYK, and lying
 on their side with a word about it in EXIF. ResNet-18 is trained on it through
-the stream, which decodes in worker processes, and evaluated; at 32 pixels unless
-told otherwise (--image-size=224 takes two CPU cores some 20 minutes). Once it is
-left alone, and once stopped by SIGTERM within the first epoch, killed within the
-second, and gone on with. Then parameters, optimizer state and batch statistics
-must have the same bits, and metrics the same lines but for times, and after each
-end no worker process may be left.
+the stream, which decodes in worker processes, and evaluated; at 32 pixels
+unless told otherwise (--image-size=224 takes two CPU cores some 20 minutes).
+Once it is left alone, and once stopped by SIGTERM within the first epoch,
+killed within the second, and gone on with. Then parameters, optimizer state
+and batch statistics must have the same bits, and metrics the same lines but
+for times, and after each end no worker process may be left.
 """
 
 import argparse
