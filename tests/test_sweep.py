@@ -185,6 +185,8 @@ def in_its_first_run(planned, tmp_path):
   (tmp_path / "slow").touch()
   place, runs, program = planned
   script = (
+    # Tests that run in the background of a shell are not interrupted.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "import pathlib; from ovsw_jax import commands; "
     "from ovsw_jax.training import sweep; "
     f"base = sweep.Base({BASE.config!r}, ()); grid = {GRID!r}; "

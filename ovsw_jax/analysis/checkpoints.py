@@ -88,7 +88,7 @@ def read_weights(workdir, step: int) -> Iterator[tuple[str, LayerWeights]]:
 
   Examples:
     >>> from ovsw_jax import analysis
-    >>> workdir = "runs/digits/ovsw/seed0"
+    >>> workdir = "path/to/your/run"
     >>> for step in analysis.checkpoint_steps(workdir)[-1:]:  # the newest
     ...   for layer, weights in analysis.read_weights(workdir, step):
     ...     print(layer, analysis.layer_statistics(weights).never_flipped)
