@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from ovsw_jax.analysis.layer_charts import TICK, short
-from ovsw_jax.analysis.style import Theme, canvas, dress, legend
+from ovsw_jax.analysis.layer_charts import dress_ratios
+from ovsw_jax.analysis.style import Theme, canvas
 
 _HEIGHT = 0.34  # of a layer's strip, which has 1
 
@@ -53,21 +53,13 @@ def filter_ratios(
         rasterized=True,
         zorder=3,
       )
-  if delta is not None:
-    axes.axvline(
-      delta,
-      color=theme.ink,
-      linewidth=1,
-      linestyle="--",
-      label=f"delta = {delta:g}",
-    )
-  dress(axes, theme, "Gradient norm over weight norm of each filter")
-  axes.set_xscale("log")
-  axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-  axes.set_yticks(
-    range(len(layers)), [short(name, TICK) for name in layers], fontsize=8
+  dress_ratios(
+    figure,
+    axes,
+    theme,
+    "Gradient norm over weight norm of each filter",
+    "of the last step, before AGS (no unit, logarithmic)",
+    layers,
+    [] if delta is None else [delta],
   )
-  axes.set_ylim(len(layers) - 0.5, -0.5)
-  axes.set_xlabel("of the last step, before AGS (no unit, logarithmic)")
-  legend(figure, axes, theme)
   return figure

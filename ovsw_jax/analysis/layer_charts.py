@@ -5,11 +5,12 @@ for Accurate Binary Neural Networks <https://arxiv.org/abs/2407.05257>`_, 2024.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,7 +20,7 @@ from ovsw_jax.analysis.style import Line, Theme, canvas, dress, legend
 
 EDGES = np.linspace(-4, 4, 81)
 _COLUMNS = 4  # of histograms
-_TITLE, TICK = 26, 36  # most letters of a layer's name
+_TITLE, _TICK = 26, 36  # most letters of a layer's name
 
 
 class Histogram(NamedTuple):
@@ -213,7 +214,29 @@ def ags_ratios(
         zorder=3,
       )
   deltas = {g.members[0].config.get("method_args.delta") for g, _, _ in found}
-  for delta in sorted(d for d in deltas if d):
+  dress_ratios(
+    figure,
+    axes,
+    theme,
+    "Gradient norm over weight norm, before AGS",
+    "mean over the layer's filters (no unit, logarithmic)",
+    layers,
+    sorted(d for d in deltas if d),
+  )
+  return figure
+
+
+def dress_ratios(
+  figure: Figure,
+  axes: Axes,
+  theme: Theme,
+  title: str,
+  unit: str,
+  layers: Iterable[str],
+  deltas: Iterable[float],
+) -> None:
+  """Axes of AGS's ratios: a row a layer, its bounds as lines, and a legend."""
+  for delta in deltas:
     axes.axvline(
       delta,
       color=theme.ink,
@@ -221,14 +244,14 @@ def ags_ratios(
       linestyle="--",
       label=f"delta = {delta:g}",
     )
-  dress(axes, theme, "Gradient norm over weight norm, before AGS")
+  dress(axes, theme, title)
   axes.set_xscale("log")
   axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-  axes.set_yticks(places, [short(name, TICK) for name in layers], fontsize=8)
-  axes.set_ylim(len(layers) - 0.5, -0.5)
-  axes.set_xlabel("mean over the layer's filters (no unit, logarithmic)")
+  names = [short(name, _TICK) for name in layers]
+  axes.set_yticks(range(len(names)), names, fontsize=8)
+  axes.set_ylim(len(names) - 0.5, -0.5)
+  axes.set_xlabel(unit)
   legend(figure, axes, theme)
-  return figure
 
 
 def by_layer(
@@ -286,7 +309,7 @@ def _heat(figure, axes, matrix, theme, title, unit, norm) -> None:
   axes.set_xlabel("epoch")
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.set_yticks(
-    range(len(layers)), [short(name, TICK) for name in layers], fontsize=8
+    range(len(layers)), [short(name, _TICK) for name in layers], fontsize=8
   )
   axes.set_ylim(len(layers) - 0.5, -0.5)
   bar = figure.colorbar(mesh, ax=axes, location="bottom", aspect=40)
