@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable
 
 from benchmarks import machine, workers, workload
-from ovsw_jax.training import child
 
 
 def parser(name: str, text: str) -> argparse.ArgumentParser:
@@ -178,6 +177,9 @@ def start(main: Callable[[], None]) -> None:
 
   SIGTERM ends it as by itself, so that it ends the processes it has started.
   """
+  # Here, as a worker imports this module too, and PyTorch's has no use for JAX.
+  from ovsw_jax.training import child
+
   child.end_at_sigterm()
   try:
     main()

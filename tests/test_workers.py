@@ -1,6 +1,8 @@
 """Processes that the benchmarks drive through pipes."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +69,9 @@ def test_a_worker_that_cannot_be_built_says_why():
     contestant(question=1),
   ):
     pass
+
+
+def test_a_benchmark_is_there_without_jax():
+  """Its workers import it as well, PyTorch's among them."""
+  script = "import sys, benchmarks.step_time; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", script]).returncode == 0
