@@ -33,7 +33,8 @@ def test_trained_here(method, before_sign, tmp_path):
   config = networks.saved_config(tmp_path, "workdir")
   _, variables = networks.saved_variables(tmp_path)
   model = networks.network(config, networks.method(config), num_classes=10)
-  untrained = jax.tree.leaves(experiment.build(config).initial_state().params)
+  run = experiment.build(config)
+  untrained = jax.tree.leaves(run.initial_state().params)
   assert any(
     np.any(np.sign(a) != np.sign(b))
     for a, b in zip(
@@ -55,7 +56,7 @@ def test_trained_here(method, before_sign, tmp_path):
       )
       layers += 1
 
-  test = experiment.build(config).dataset.test
+  test = run.dataset.test
   images = data.normalize(
     test.images, packed.metadata["mean"], packed.metadata["std"]
   )
