@@ -7,7 +7,10 @@
 Whole training steps with plain SGD and with each transform before it take turns
 in one process: sgd, ags, sgd, sad, sgd, ... All are compiled first. `step /
 sgd's` is the median over ratios of neighbours, with the 95 % interval of that
-median. `update alone` is how much longer the optimizer's part takes than plain
+median. Where a process has its arrays in memory moves that median by a percent
+or two, of which its interval knows nothing: `--processes` does all of it in so
+many processes, and gives the median of their medians with an interval of its
+own. `update alone` is how much longer the optimizer's part takes than plain
 SGD's when it is compiled and timed on its own. Bytes are those of the live
 optimizer state beyond the momentum, which plain SGD holds as well.
 """
@@ -33,6 +36,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], str]] = {
   "sad/compact": (("sad",), "compact"),
   "ovsw+flips/compact": (("ovsw", "sign_flips"), "compact"),
 }
+# What a row has of times.
+_SUMMARIES = {"seconds", "over_sgd", "update_seconds", "update_seconds_more"}
 
 
 class Options(NamedTuple):
@@ -227,6 +232,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
   )
   arguments.add_turns(parser)
   arguments.add_rounds(parser)
+  parser.add_argument(
+    "--processes",
+    type=arguments.count,
+    default=1,
+    help="so many processes one after the other (default: %(default)s)",
+  )
   arguments.add_process(parser)
   arguments.add_out(parser, "optimizer_cost")
   chosen = parser.parse_args(argv)
@@ -235,9 +246,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
   return chosen, arguments.workloads(parser, chosen)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  chosen, work = parse(argv)
-  rows = []
+def _measured(chosen: argparse.Namespace, item: Workload) -> list[dict]:
+  """The rows of a workload, out of a process that is made for them."""
   with workers.Worker(
     "benchmarks.optimizer_cost:Cost",
     {},
@@ -252,8 +262,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{', '.join(available)}"
       )
     options = Options(asked, chosen.rounds, chosen.turn_seconds, chosen.chunk)
-    for item in work:
-      rows += worker.call("measure", item, options)
+    return worker.call("measure", item, options)
+
+
+def _over_processes(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """The row of a variant out of those of several processes."""
+  times = {
+    name: timing.summary([row[name]["median"] for row in rows])
+    for name in rows[0].keys() & _SUMMARIES
+  }
+  return rows[0] | times | {"samples": [row["samples"] for row in rows]}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  chosen, work = parse(argv)
+  rows = []
+  for item in work:
+    made = [_measured(chosen, item) for _ in range(chosen.processes)]
+    rows += (
+      made[0]
+      if len(made) == 1
+      else [_over_processes(same) for same in zip(*made, strict=True)]
+    )
   content = report.make("optimizer_cost", chosen, rows, rows[0]["device"])
   report.show(content, table)
 

@@ -25,6 +25,7 @@ from benchmarks import (
   step_time,
   streamed_run,
   table,
+  timing,
 )
 
 
@@ -90,6 +91,30 @@ def test_optimizer_cost(quick, tmp_path, capsys):
   assert 10 <= ovsw["state_bytes_per_binary_weight"] < 10.1
   assert ovsw["over_sgd"]["samples"] == 2
   assert printed[2][3] == "ovsw+flips"
+
+
+def test_optimizer_cost_over_processes(quick, tmp_path, capsys):
+  content, printed = run(
+    optimizer_cost,
+    tmp_path / "x.json",
+    capsys,
+    "--smoke",
+    "--variants=sad/compact",
+    "--processes=2",
+  )
+  plain, sad = content["rows"]
+  assert sad["over_sgd"]["samples"] == len(sad["samples"]) == 2
+  # The median of two is between their medians, its interval their range.
+  low, high = sorted(
+    timing.ratio(of_one)["median"]
+    for of_one in (
+      [timing.Triple(*triple) for triple in one] for one in sad["samples"]
+    )
+  )
+  assert (sad["over_sgd"]["low"], sad["over_sgd"]["high"]) == (low, high)
+  assert sad["over_sgd"]["median"] == pytest.approx((low + high) / 2)
+  assert len(plain["samples"]) == 2
+  assert [line[3] for line in printed[1:]] == ["sgd", "sad/compact"]
 
 
 def test_memory(quick, tmp_path, capsys):
