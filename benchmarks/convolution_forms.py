@@ -3,10 +3,11 @@
   python -m benchmarks.convolution_forms
   python -m benchmarks.convolution_forms --layers=128x32x16,32x4x512
 
-Forward and kernel gradient of a 3x3 convolution, as XLA's convolution and as
-the form on packed bits that a CPU gets: popcount, and matrix products with
-unpacked patches. Bits are packed inside the measured forms that need it. A
-layer is BATCHxSIZExCHANNELS, with as many output channels as input channels.
+Forward and both gradients of a 3x3 convolution, as XLA's convolution and in the
+forms that a CPU gets: on packed bits, which are popcount and matrix products
+with unpacked patches, and for the gradients in tiles (Winograd's). Bits are
+packed inside the measured forms that need it. A layer is BATCHxSIZExCHANNELS,
+with as many output channels as input channels.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from typing import Any, NamedTuple
 from benchmarks import arguments, report, timing, workers
 
 _LAYERS = "128x32x16,128x16x32,128x8x64,32x32x64,32x16x128,32x8x256,32x4x512"
-_FORMS = ("forward", "kernel gradient", "input gradient")
+_PARTS = ("forward", "kernel gradient", "input gradient")
+# Beside XLA's convolution, where a part has them.
+_FORMS = ("packed", "tiles")
 
 
 class Layer(NamedTuple):
@@ -56,10 +59,9 @@ class Forms:
       row = {**layer._asdict(), "part": part}
       row |= {"device": jax.devices()[0].device_kind}
       row["xla_seconds"] = timing.summary(times.base)
-      if "packed" in times.others:
-        triples = times.others["packed"]
-        row["packed_seconds"] = timing.summary([t.other for t in triples])
-        row["packed_over_xla"] = timing.ratio(triples)
+      for name, triples in times.others.items():
+        row[f"{name}_seconds"] = timing.summary([t.other for t in triples])
+        row[f"{name}_over_xla"] = timing.ratio(triples)
       rows.append(row)
     return rows
 
@@ -70,7 +72,7 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   import jax.numpy as jnp
 
   from ovsw_jax import products, sign
-  from ovsw_jax.products import _convolution, _packed
+  from ovsw_jax.products import _convolution, _packed, _winograd
 
   geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
   shape = (layer.batch, layer.size, layer.size, layer.channels)
@@ -99,7 +101,20 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   def form(function, *operands):
     return functools.partial(jax.jit(function), *operands)
 
-  forward, of_kernel, of_input = _FORMS
+  def kernel_tiles(gradient, packed):
+    return _winograd.kernel_gradient(
+      gradient, packed, layer.channels, geometry, tiling
+    )
+
+  def input_tiles(gradient, kernel):
+    return _winograd.input_gradient(gradient, kernel, shape, geometry, tiling)
+
+  def tiles(function, *operands):
+    return {"tiles": form(function, *operands)} if tiling else {}
+
+  size = (layer.size, layer.size)
+  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
+  forward, of_kernel, of_input = _PARTS
   xla_forward = functools.partial(
     _convolution.xla_convolve, geometry=geometry, dtype=jnp.float32
   )
@@ -114,8 +129,12 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
     of_kernel: {
       "xla": form(xla_kernel, gradient, packed),
       "packed": form(patches, gradient, packed),
+      **tiles(kernel_tiles, gradient, packed),
     },
-    of_input: {"xla": form(xla_input, gradient, kernel)},
+    of_input: {
+      "xla": form(xla_input, gradient, kernel),
+      **tiles(input_tiles, gradient, kernel),
+    },
   }
 
 
@@ -137,17 +156,22 @@ def table(content: dict[str, Any]) -> str:
       row["part"],
       report.milliseconds(row["xla_seconds"]),
       *(
-        [
-          report.milliseconds(row["packed_seconds"]),
-          report.times(row["packed_over_xla"]),
-        ]
-        if "packed_seconds" in row
-        else ["", ""]
+        cell
+        for name in _FORMS
+        for cell in (
+          (
+            report.milliseconds(row[f"{name}_seconds"]),
+            report.times(row[f"{name}_over_xla"]),
+          )
+          if f"{name}_seconds" in row
+          else ("", "")
+        )
       ),
     ]
     for row in content["rows"]
   ]
-  header = ["batch, size, width", "part", "XLA, ms", "packed, ms", "ratio"]
+  header = ["batch, size, width", "part", "XLA, ms"]
+  header += [text for name in _FORMS for text in (f"{name}, ms", "ratio")]
   return report.markdown(header, rows)
 
 
@@ -170,7 +194,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   arguments.add_out(parser, "convolution_forms")
   chosen = parser.parse_args(argv)
   if chosen.smoke:
-    chosen.layers, chosen.rounds = [Layer(2, 4, 8)], 2
+    chosen.layers, chosen.rounds = [Layer(128, 4, 8)], 2
   return chosen
 
 

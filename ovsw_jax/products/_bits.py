@@ -14,8 +14,10 @@ def word_dtype(count: int) -> jnp.dtype:
   return jnp.dtype(jnp.uint8)
 
 
-def _places(dtype: jnp.dtype) -> jax.Array:
-  return jnp.arange(jnp.iinfo(dtype).bits, dtype=dtype)
+def _places(dtype: jnp.dtype, inner: int) -> jax.Array:
+  """Shifts, for words that have so many axes after their bits."""
+  places = jnp.arange(jnp.iinfo(dtype).bits, dtype=dtype)
+  return places.reshape(-1, *[1] * inner)
 
 
 def pack_bits(bits: jax.Array) -> jax.Array:
@@ -34,14 +36,21 @@ def pack_bits(bits: jax.Array) -> jax.Array:
     >>> products.pack_bits(jnp.array([1.0, -1.0, 1.0, 1.0]))
     Array([13], dtype=uint8)
   """
-  count = bits.shape[-1]
+  return _pack(bits, bits.ndim - 1)
+
+
+def _pack(bits: jax.Array, axis: int) -> jax.Array:
+  count, inner = bits.shape[axis], bits.ndim - 1 - axis
   dtype = word_dtype(count)
   width = jnp.iinfo(dtype).bits
   words = -(-count // width)
   ones = (bits > 0).astype(dtype)
-  filling = [(0, 0)] * (bits.ndim - 1) + [(0, words * width - count)]
-  ones = jnp.pad(ones, filling).reshape(*bits.shape[:-1], words, width)
-  return jnp.sum(ones << _places(dtype), axis=-1, dtype=dtype)
+  filling = [(0, 0)] * axis + [(0, words * width - count)] + [(0, 0)] * inner
+  ones = jnp.pad(ones, filling).reshape(
+    *bits.shape[:axis], words, width, *bits.shape[axis + 1 :]
+  )
+  places = _places(dtype, inner)
+  return jnp.sum(ones << places, axis=axis + 1, dtype=dtype)
 
 
 def pack_kernel(kernel: jax.Array) -> jax.Array:
@@ -60,7 +69,7 @@ def pack_kernel(kernel: jax.Array) -> jax.Array:
     >>> products.pack_kernel(jnp.array([[1.0, -1.0], [1.0, 1.0]])).tolist()
     [[3, 2]]
   """
-  return jnp.swapaxes(pack_bits(jnp.swapaxes(kernel, -2, -1)), -2, -1)
+  return _pack(kernel, kernel.ndim - 2)
 
 
 def unpack_bits(
@@ -87,8 +96,7 @@ def unpack_bits(
     [1, -1, 1, 1]
   """
   axis %= packed.ndim
-  inner = range(1, packed.ndim - axis)
-  places = jnp.expand_dims(_places(packed.dtype), tuple(inner))
+  places = _places(packed.dtype, packed.ndim - 1 - axis)
   bits = (jnp.expand_dims(packed, axis + 1) >> places) & 1
   # The arithmetic form vectorizes better than a choice between +1 and -1.
   signs = (2 * bits.astype(jnp.int32) - 1).astype(dtype)

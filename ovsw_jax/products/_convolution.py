@@ -2,26 +2,28 @@
 
 Which form computes it is decided here alone, by the platform that the program
 is lowered for, and on a CPU by whether the kernel is binary: then its sums are
-counted by exclusive or and popcount, which gives the same numbers.
-`benchmarks/convolution_forms.py` measures them all; on a CPU (two cores,
-AVX-512, 3x3, float32, milliseconds):
+counted by exclusive or and popcount, which gives the same numbers. Gradients of
+3x3 kernels a CPU computes in tiles where that pays (`_winograd`), and otherwise
+the kernel's as products with unpacked patches.
+`benchmarks/convolution_forms.py` measures them all; on two cores with AVX-512,
+3x3, float32, in milliseconds:
 
-==================  =======  =========  =======  ============
-input               forward             kernel gradient
-------------------  ------------------  ---------------------
-batch, size, width  XLA      popcount   XLA      patches, dot
-==================  =======  =========  =======  ============
-128, 32x32, 16      3.7      2.5        22.4     5.4
-128, 16x16, 32      3.3      1.8        18.8     6.6
-128, 8x8, 64        3.9      1.2        9.9      4.4
-32, 32x32, 64       13.6     3.9        63.9     16.7
-32, 16x16, 128      8.1      2.6        22.4     12.6
-32, 8x8, 256        7.2      3.2        9.1      9.0
-32, 4x4, 512        8.2      6.0        10.2     9.4
-==================  =======  =========  =======  ============
+===================  =============  =====================  ==============
+input                forward        kernel gradient        input gradient
+-------------------  -------------  ---------------------  --------------
+batch, size, width   XLA  popcount  XLA   patches   tiles  XLA      tiles
+===================  ===  ========  ====  =======   =====  ===      =====
+128, 32x32, 16       5.9  1.3       13.0  8.0       17.1   6.1      9.1
+128, 16x16, 32       6.2  0.8       10.0  5.5       5.2    6.6      4.2
+128, 8x8, 64         6.2  0.6       9.6   7.0       4.7    6.5      3.4
+32, 32x32, 64        27   2.0       27.9  18.2      15.8   26.6     14.4
+32, 16x16, 128       13   1.6       23.2  15.9      8.9    13.3     11.6
+32, 8x8, 256         14   2.1       16.0  14.1      6.5    14.6     7.6
+32, 4x4, 512         16   3.0       15.1  14.0      9.4    20.0     9.5
+===================  ===  ========  ====  =======   =====  ===      =====
 
-The input gradient is XLA's transposed convolution, which takes about as long as
-its forward convolution. On other platforms all three are XLA's convolutions.
+Other input gradients are XLA's transposed convolution, and on other platforms
+all three are XLA's convolutions.
 
 On a GPU, cuDNN writes what it multiplies: of 16-bit operands there are no
 float32 results, and XLA would widen the operands instead, to twice the memory
@@ -35,11 +37,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ovsw_jax.products import _packed
+from ovsw_jax.products import _packed, _winograd
 from ovsw_jax.products._bits import pack_bits, unpack_bits
 from ovsw_jax.products._geometry import ConvGeometry, dilated
 
 _PLAIN = ConvGeometry()
+# Channels, of input and of output, from which `_winograd` is faster.
+_LEAST_TO_INPUT, _LEAST_TO_KERNEL = 32, 64
 
 
 def _accumulator(dtype) -> jnp.dtype:
@@ -230,11 +234,28 @@ def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
 
 
+def _tiling(gradient, size, kernel_shape, geometry, least_channels):
+  """The tiles in which a CPU computes a gradient, if it does."""
+  if gradient.dtype.itemsize > 4 or min(kernel_shape[2:]) < least_channels:
+    return None
+  return _winograd.tiling(size, gradient.shape[0], kernel_shape, geometry)
+
+
 def _input_gradient(gradient, kernel, input_shape, geometry):
-  form = functools.partial(
-    xla_input_gradient, input_shape=input_shape, geometry=geometry
-  )
-  return _rounded_on_gpu(form, gradient, kernel)
+  def direct(gradient, kernel):
+    form = functools.partial(
+      xla_input_gradient, input_shape=input_shape, geometry=geometry
+    )
+    return _rounded_on_gpu(form, gradient, kernel)
+
+  def in_tiles(gradient, kernel):
+    wide = gradient.astype(jnp.float32), kernel.astype(jnp.float32)
+    return _winograd.input_gradient(*wide, input_shape, geometry, tiling)
+
+  size = input_shape[1:3]
+  tiling = _tiling(gradient, size, kernel.shape, geometry, _LEAST_TO_INPUT)
+  forms = {"cpu": in_tiles} if tiling else {}
+  return lax.platform_dependent(gradient, kernel, **forms, default=direct)
 
 
 def xla_input_gradient(gradient, kernel, input_shape, geometry, result=None):
@@ -298,6 +319,10 @@ def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
 
     return _rounded_on_gpu(of_bits, gradient, packed)
 
+  def in_tiles(gradient, packed):
+    wide, channels = gradient.astype(jnp.float32), input_shape[-1]
+    return _winograd.kernel_gradient(wide, packed, channels, geometry, tiling)
+
   def patches(gradient, packed):
     gradient = gradient.astype(_accumulator(gradient.dtype))
     return _packed.kernel_gradient(
@@ -306,4 +331,7 @@ def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
 
   if geometry.groups > 1:
     return direct(gradient, packed)
-  return lax.platform_dependent(gradient, packed, cpu=patches, default=direct)
+  size = gradient.shape[1:3]
+  tiling = _tiling(gradient, size, kernel_shape, geometry, _LEAST_TO_KERNEL)
+  cpu = in_tiles if tiling else patches
+  return lax.platform_dependent(gradient, packed, cpu=cpu, default=direct)

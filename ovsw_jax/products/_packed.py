@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ovsw_jax.products import _chunks
 from ovsw_jax.products._bits import pack_bits, pack_kernel, unpack_bits
 from ovsw_jax.products._geometry import (
   ConvGeometry,
@@ -71,12 +72,6 @@ def _taps(
       )
     taps.append(part)
   return taps
-
-
-def _chunks(images: int, image_bytes: int) -> int:
-  """Into how many equal parts the patches are cut, an image at least."""
-  least = min(-(-images * image_bytes // _CHUNK_BYTES), images)
-  return next(n for n in range(max(least, 1), images + 1) if images % n == 0)
 
 
 def convolve(
@@ -240,28 +235,24 @@ def kernel_gradient(
   )
   words = lax.optimization_barrier(words).reshape(taps, padded.shape[0], -1)
   batch, rows, columns, _ = gradient.shape
-  row_bytes = taps * channels * gradient.dtype.itemsize
-  chunks = _chunks(batch, rows * columns * row_bytes)
-  images = batch // chunks
-  length = images * rows * columns
+  pixels = rows * columns
 
-  def product(index):
-    part = lax.dynamic_slice_in_dim(words, index * length, length, axis=2)
+  def product(first, count):
+    length = count * pixels
+    part = lax.dynamic_slice_in_dim(words, first * pixels, length, axis=2)
     patches = unpack_bits(part, channels, gradient.dtype, axis=1)
     # Cut as it is and flattened here: a flat copy before the loop is computed
     # for it alone, beside what the gradient of the input reads.
-    cut = lax.dynamic_slice_in_dim(gradient, index * images, images)
+    cut = lax.dynamic_slice_in_dim(gradient, first, count)
     return patches.reshape(taps * channels, length) @ cut.reshape(length, out)
 
-  if chunks == 1:
-    total = product(0)
-  else:
-    total = lax.fori_loop(
-      0,
-      chunks,
-      lambda index, total: total + product(index),
-      jnp.zeros((taps * channels, out), gradient.dtype),
-    )
+  total = _chunks.summed(
+    product,
+    jnp.zeros((taps * channels, out), gradient.dtype),
+    images=batch,
+    image_bytes=pixels * taps * channels * gradient.dtype.itemsize,
+    most_bytes=_CHUNK_BYTES,
+  )
   total = total.reshape(kernel_shape)
   outside = taps_on_padding(geometry, input_shape[1:3], (height, width))
   if outside.any():
