@@ -46,6 +46,18 @@ def memory():
   jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def tiny():
+  """A network that compiles in a second, whatever the config says."""
+  # Not all tests have the training stack.
+  from ovsw_jax.training import networks
+  from tests.test_step import Tiny
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
+    yield
+
+
 @pytest.fixture
 def x64():
   """Float64 for the length of one test."""

@@ -5,21 +5,14 @@ import jax.monitoring
 import numpy as np
 import pytest
 
-from ovsw_jax.training import checkpoint, experiment, loop, networks, records
+from ovsw_jax.training import checkpoint, experiment, loop, records
 from ovsw_jax.training import state as train_state
 from tests.test_loop import lines, smoke
-from tests.test_step import Tiny
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 # Five steps an epoch, in dispatches of three and of two.
 UNEVEN = {"train__chunk": 3, "data__limit": 85, "train__log_every": 1}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny():
-  """A network that compiles in a second, whatever the config says."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
-    yield
 
 
 def dispatch(config, length):

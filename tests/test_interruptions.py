@@ -17,22 +17,15 @@ from configs import digits
 from ovsw_jax.training import (
   checkpoint,
   loop,
-  networks,
   preemption,
   records,
   saver,
   workdir_lock,
 )
 from tests.test_loop import assert_same_bits, lines, timeless
-from tests.test_step import Tiny, batch, compiled, recipe, start
+from tests.test_step import batch, compiled, recipe, start
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """A network that compiles in a second, whatever the config says."""
-  monkeypatch.setattr(
-    networks.models, "make", lambda name, **_: Tiny(name=None)
-  )
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def smoke(**fields):

@@ -15,21 +15,13 @@ from ovsw_jax.training import (
   experiment,
   figure,
   loop,
-  networks,
   settings,
 )
 from ovsw_jax.training import state as train_state
-from tests.test_step import Tiny
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 TIMES = ("seconds", "images_per_second")
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """A network that compiles in a second, whatever the config says."""
-  monkeypatch.setattr(
-    networks.models, "make", lambda name, **_: Tiny(name=None)
-  )
 
 
 def smoke(method="ovsw", **fields):

@@ -7,19 +7,11 @@ import pytest
 from ovsw_jax.training import (
   evaluate,
   loop,
-  networks,
   settings,
 )
 from tests.test_loop import smoke
-from tests.test_step import Tiny
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """A network that compiles in a second, whatever the config says."""
-  monkeypatch.setattr(
-    networks.models, "make", lambda name, **_: Tiny(name=None)
-  )
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def test_the_workdir_of_another_config_is_refused(tmp_path):

@@ -13,19 +13,13 @@ import pytest
 
 from benchmarks import float64_steps
 from configs import digits
-from ovsw_jax.training import experiment, loop, mesh, networks
+from ovsw_jax.training import experiment, loop, mesh
 from tests.test_loop import lines
-from tests.test_step import Tiny, batch, compiled, recipe, start
+from tests.test_step import batch, compiled, recipe, start
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """A network that compiles in a second, whatever the config says."""
-  monkeypatch.setattr(
-    networks.models, "make", lambda name, **_: Tiny(name=None)
-  )
 
 
 def smoke(devices, **fields):

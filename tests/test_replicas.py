@@ -17,28 +17,20 @@ from ovsw_jax.training import (
   evaluate,
   experiment,
   loop,
-  networks,
   records,
   replicas,
   settings,
 )
 from ovsw_jax.training import state as train_state
 from tests.test_loop import assert_same_bits, lines, smoke, timeless
-from tests.test_step import Tiny
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 SEEDS = [3, 4]
 
 
 def several(**fields):
   return smoke(seed=SEEDS[0], replicas=len(SEEDS), **fields)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  """A network that compiles in a second, whatever the config says."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
-    yield
 
 
 @pytest.fixture(scope="module")

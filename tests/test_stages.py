@@ -19,15 +19,8 @@ from ovsw_jax.training import (
   stages,
   transfer,
 )
-from tests.test_step import Tiny
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """A network that compiles in a second, whatever the config says."""
-  monkeypatch.setattr(
-    networks.models, "make", lambda name, **_: Tiny(name=None)
-  )
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def smoke(arg):

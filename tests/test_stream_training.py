@@ -21,25 +21,18 @@ from ovsw_jax.training import (
   experiment,
   loop,
   mesh,
-  networks,
   preemption,
   settings,
 )
 from tests import odd_images
 from tests.test_interruptions import StopAt
 from tests.test_loop import assert_same_bits, lines, timeless
-from tests.test_step import Tiny
 
 # Pillow's word on the image with broken EXIF, which is read all the same.
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny():
-  """A network that compiles in a second, whatever the config says."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks.models, "make", lambda name, **_: Tiny(name=None))
-    yield
+pytestmark = [
+  pytest.mark.filterwarnings("ignore:Corrupt EXIF data"),
+  pytest.mark.usefixtures("tiny"),
+]
 
 
 @pytest.fixture(scope="module")
