@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from ovsw_jax import models
 from ovsw_jax.training import (
   evaluate,
   loop,
@@ -12,6 +13,8 @@ from ovsw_jax.training import (
 from tests.test_loop import smoke
 
 pytestmark = pytest.mark.usefixtures("tiny")
+
+MAKE = models.make  # as it is without `tiny`
 
 
 def test_the_workdir_of_another_config_is_refused(tmp_path):
@@ -85,7 +88,7 @@ def test_wrong_values_are_named_and_nothing_is_written(
 
 
 def test_unknown_model_is_named(tmp_path, monkeypatch):
-  monkeypatch.undo()
+  monkeypatch.setattr(models, "make", MAKE)
   config = smoke()
   config.model.name = "resnet19"
   with pytest.raises(ValueError, match=r"'resnet19'.*cifar_resnet20"):
