@@ -101,6 +101,9 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   def form(function, *operands):
     return functools.partial(jax.jit(function), *operands)
 
+  size = (layer.size, layer.size)
+  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
+
   def kernel_tiles(gradient, packed):
     return _winograd.kernel_gradient(
       gradient, packed, layer.channels, geometry, tiling
@@ -112,8 +115,6 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   def tiles(function, *operands):
     return {"tiles": form(function, *operands)} if tiling else {}
 
-  size = (layer.size, layer.size)
-  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
   forward, of_kernel, of_input = _PARTS
   xla_forward = functools.partial(
     _convolution.xla_convolve, geometry=geometry, dtype=jnp.float32
@@ -150,28 +151,25 @@ def _turn(form: Callable[[], Any]) -> timing.Turn:
 
 def table(content: dict[str, Any]) -> str:
   """Markdown, one row a layer and part."""
-  rows = [
-    [
+  header = ["batch, size, width", "part", "XLA, ms"]
+  for name in _FORMS:
+    header += [f"{name}, ms", "ratio"]
+  rows = []
+  for row in content["rows"]:
+    cells = [
       f"{row['batch']}, {row['size']}x{row['size']}, {row['channels']}",
       row["part"],
       report.milliseconds(row["xla_seconds"]),
-      *(
-        cell
-        for name in _FORMS
-        for cell in (
-          (
-            report.milliseconds(row[f"{name}_seconds"]),
-            report.times(row[f"{name}_over_xla"]),
-          )
-          if f"{name}_seconds" in row
-          else ("", "")
-        )
-      ),
     ]
-    for row in content["rows"]
-  ]
-  header = ["batch, size, width", "part", "XLA, ms"]
-  header += [text for name in _FORMS for text in (f"{name}, ms", "ratio")]
+    for name in _FORMS:
+      if f"{name}_seconds" in row:
+        cells += [
+          report.milliseconds(row[f"{name}_seconds"]),
+          report.times(row[f"{name}_over_xla"]),
+        ]
+      else:
+        cells += ["", ""]
+    rows.append(cells)
   return report.markdown(header, rows)
 
 

@@ -59,6 +59,24 @@ def tiny():
 
 
 @pytest.fixture
+def part_sizes(monkeypatch):
+  """A list that fills with the images of each part that `summed` traces."""
+  from ovsw_jax.products import _chunks
+
+  sizes, summed = [], _chunks.summed
+
+  def noted(part, *args, **options):
+    def one(first, count):
+      sizes.append(count)
+      return part(first, count)
+
+    return summed(one, *args, **options)
+
+  monkeypatch.setattr(_chunks, "summed", noted)
+  return sizes
+
+
+@pytest.fixture
 def x64():
   """Float64 for the length of one test."""
   with jax.enable_x64(True):

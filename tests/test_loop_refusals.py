@@ -5,11 +5,7 @@ import math
 import pytest
 
 from ovsw_jax import models
-from ovsw_jax.training import (
-  evaluate,
-  loop,
-  settings,
-)
+from ovsw_jax.training import evaluate, loop, settings
 from tests.test_loop import smoke
 
 pytestmark = pytest.mark.usefixtures("tiny")

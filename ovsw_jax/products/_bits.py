@@ -40,6 +40,7 @@ def pack_bits(bits: jax.Array) -> jax.Array:
 
 
 def _pack(bits: jax.Array, axis: int) -> jax.Array:
+  """`pack_bits` along an axis, counted from the first."""
   count, inner = bits.shape[axis], bits.ndim - 1 - axis
   dtype = word_dtype(count)
   width = jnp.iinfo(dtype).bits

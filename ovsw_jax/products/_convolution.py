@@ -242,6 +242,9 @@ def _tiling(gradient, size, kernel_shape, geometry, least_channels):
 
 
 def _input_gradient(gradient, kernel, input_shape, geometry):
+  size = input_shape[1:3]
+  tiling = _tiling(gradient, size, kernel.shape, geometry, _LEAST_TO_INPUT)
+
   def direct(gradient, kernel):
     form = functools.partial(
       xla_input_gradient, input_shape=input_shape, geometry=geometry
@@ -252,8 +255,6 @@ def _input_gradient(gradient, kernel, input_shape, geometry):
     wide = gradient.astype(jnp.float32), kernel.astype(jnp.float32)
     return _winograd.input_gradient(*wide, input_shape, geometry, tiling)
 
-  size = input_shape[1:3]
-  tiling = _tiling(gradient, size, kernel.shape, geometry, _LEAST_TO_INPUT)
   forms = {"cpu": in_tiles} if tiling else {}
   return lax.platform_dependent(gradient, kernel, **forms, default=direct)
 
@@ -319,19 +320,19 @@ def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
 
     return _rounded_on_gpu(of_bits, gradient, packed)
 
-  def in_tiles(gradient, packed):
-    wide, channels = gradient.astype(jnp.float32), input_shape[-1]
-    return _winograd.kernel_gradient(wide, packed, channels, geometry, tiling)
-
-  def patches(gradient, packed):
-    gradient = gradient.astype(_accumulator(gradient.dtype))
-    return _packed.kernel_gradient(
-      gradient, packed, input_shape, kernel_shape, geometry
-    )
-
   if geometry.groups > 1:
     return direct(gradient, packed)
   size = gradient.shape[1:3]
   tiling = _tiling(gradient, size, kernel_shape, geometry, _LEAST_TO_KERNEL)
-  cpu = in_tiles if tiling else patches
-  return lax.platform_dependent(gradient, packed, cpu=cpu, default=direct)
+
+  def on_cpu(gradient, packed):
+    wide = gradient.astype(_accumulator(gradient.dtype))
+    if tiling:
+      return _winograd.kernel_gradient(
+        wide, packed, input_shape[-1], geometry, tiling
+      )
+    return _packed.kernel_gradient(
+      wide, packed, input_shape, kernel_shape, geometry
+    )
+
+  return lax.platform_dependent(gradient, packed, cpu=on_cpu, default=direct)
