@@ -119,7 +119,9 @@ class BatchNorm(nn.Module):
           f"batch normalization of shape {x.shape} sees one value per channel "
           "and cannot train on it; use a batch of at least 2."
         )
-      y, mean, var = normalize(x, scale, bias, self.epsilon, self.axis_name)
+      y, mean, var = normalize(
+        x, scale, bias, running_mean.value, self.epsilon, self.axis_name
+      )
       if not self.is_initializing():
         keep = self.momentum
         unbiased = var * (count / (count - 1))
