@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ovsw_jax import nn
 from ovsw_jax.nn import _normalization
 
 
@@ -84,3 +85,24 @@ def test_a_constant_channel_far_from_its_origin_has_no_negative_variance():
   )
   assert (var >= 0).all()
   assert jnp.isfinite(y).all()
+
+
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_of_half_precision_the_gradient_is_that_and_the_statistics_are_not(
+  dtype,
+):
+  x = 300 * jax.random.normal(jax.random.key(0), (64, 4, 4, 3), dtype)
+  norm = nn.BatchNorm()
+  variables = norm.init(jax.random.key(1), x)
+
+  def loss(x):
+    y, moved = norm.apply(variables, x, train=True, mutable="batch_stats")
+    return jnp.sum(y**3), (y, moved)
+
+  gradient, (y, moved) = jax.grad(loss, has_aux=True)(x)
+  assert gradient.dtype == dtype
+  assert y.dtype == jnp.float32
+  np.testing.assert_allclose(jnp.var(y, axis=(0, 1, 2)), 1, rtol=1e-4)
+  exact = np.var(np.asarray(x, np.float64), axis=(0, 1, 2), ddof=1)
+  var = moved["batch_stats"]["var"]  # float16 ends at 65,504
+  np.testing.assert_allclose(var, 0.9 + 0.1 * exact, rtol=1e-4)

@@ -54,12 +54,15 @@ def _forward(x, scale, bias, origin, epsilon, axis_name):
   var = jnp.maximum(square - jnp.square(offset), 0)
   inverse = lax.rsqrt(var + epsilon)
   y = (seen - offset) * (scale * inverse) + bias
-  return (y, origin + offset, var), (seen, scale, origin, offset, inverse)
+  # Zero-size arrays carry the dtypes that the gradients must have.
+  like = [jnp.empty(0, a.dtype) for a in (x, scale, bias, origin)]
+  mean = origin + offset
+  return (y, mean, var), (seen, scale, origin, offset, inverse, like)
 
 
 def _backward(epsilon, axis_name, residuals, gradients):
   del epsilon
-  seen, scale, origin, offset, inverse = residuals
+  seen, scale, origin, offset, inverse, like = residuals
   gradient, axes = gradients[0], tuple(range(seen.ndim - 1))
   to_bias = jnp.sum(gradient, axis=axes)
   to_scale = (jnp.sum(gradient * seen, axis=axes) - offset * to_bias) * inverse
@@ -67,7 +70,8 @@ def _backward(epsilon, axis_name, residuals, gradients):
   shift = _averaged(to_bias, axis_name) / count
   slope = _averaged(to_scale, axis_name) * inverse / count
   to_x = (gradient - shift - (seen - offset) * slope) * (scale * inverse)
-  return to_x, to_scale, to_bias, jnp.zeros_like(origin)
+  parts = (to_x, to_scale, to_bias, jnp.zeros_like(origin))
+  return tuple(p.astype(a.dtype) for p, a in zip(parts, like, strict=True))
 
 
 normalize.defvjp(_forward, _backward)
