@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,7 +57,14 @@ def _reason(error: BaseException) -> str:
     return f"unknown config field {field}; configs/base.py lists them all"
   while "Traceback" in str(error) and error.__context__ is not None:
     error = error.__context__  # what get_config itself said
-  return str(error).splitlines()[-1].strip()
+  reason = str(error).splitlines()[-1].strip()
+  # ml_collections passes on the words of the error alone.
+  missing = re.search(r"No such file or directory: '(.*\.py)'$", reason)
+  if not missing:
+    return reason
+  folder = pathlib.Path(missing[1]).parent
+  there = ", ".join(sorted(path.name for path in folder.glob("*.py")))
+  return f"no file {missing[1]!r}; {folder} has {there or 'no config'}"
 
 
 def config_of(arguments: Sequence[str]) -> Any:

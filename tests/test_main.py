@@ -88,7 +88,8 @@ CONFIG = "--config=configs/digits.py"
   ("arguments", "message"),
   [
     ([], "--config is missing; try --config=configs/digits.py"),
-    (["--config=configs/digit.py"], "No such file.*configs/digit.py"),
+    (["--config=configs/digit.py"], "no file 'configs/digit.py'.*, digits.py"),
+    (["--config=confs/digits.py"], "no file 'confs/digits.py'; confs has no"),
     ([f"{CONFIG}:ovws"], "unknown config argument 'ovws'; known: smoke, .*ags"),
     ([CONFIG, "--config.train.epoch=3"], 'unknown config field.*"epochs"'),
     ([CONFIG, "--config.epochs=3"], "unknown config field 'epochs'.*base.py"),
