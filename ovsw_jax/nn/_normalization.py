@@ -55,14 +55,13 @@ def _forward(x, scale, bias, origin, epsilon, axis_name):
   inverse = lax.rsqrt(var + epsilon)
   y = (seen - offset) * (scale * inverse) + bias
   # Zero-size arrays carry the dtypes that the gradients must have.
-  like = [jnp.empty(0, a.dtype) for a in (x, scale, bias, origin)]
-  mean = origin + offset
-  return (y, mean, var), (seen, scale, origin, offset, inverse, like)
+  like = [jnp.empty(0, a.dtype) for a in (x, scale, bias)]
+  return (y, origin + offset, var), (seen, scale, offset, inverse, like)
 
 
 def _backward(epsilon, axis_name, residuals, gradients):
   del epsilon
-  seen, scale, origin, offset, inverse, like = residuals
+  seen, scale, offset, inverse, like = residuals
   gradient, axes = gradients[0], tuple(range(seen.ndim - 1))
   to_bias = jnp.sum(gradient, axis=axes)
   to_scale = (jnp.sum(gradient * seen, axis=axes) - offset * to_bias) * inverse
@@ -70,8 +69,9 @@ def _backward(epsilon, axis_name, residuals, gradients):
   shift = _averaged(to_bias, axis_name) / count
   slope = _averaged(to_scale, axis_name) * inverse / count
   to_x = (gradient - shift - (seen - offset) * slope) * (scale * inverse)
-  parts = (to_x, to_scale, to_bias, jnp.zeros_like(origin))
-  return tuple(p.astype(a.dtype) for p, a in zip(parts, like, strict=True))
+  parts = (to_x, to_scale, to_bias)
+  cast = [p.astype(a.dtype) for p, a in zip(parts, like, strict=True)]
+  return *cast, None  # none to the origin
 
 
 normalize.defvjp(_forward, _backward)

@@ -79,6 +79,10 @@ class BatchNorm(nn.Module):
   the global batch under `jit` with sharded data. Under `pmap` or `shard_map`,
   name the mapped axis in `axis_name` for the same.
 
+  The batch is summed as seen from the running mean. While that is many standard
+  deviations from the batch's, as it may be in the first steps, the variance is
+  rounded more coarsely in float32.
+
   Attributes:
     momentum: share of the running statistics that each step keeps.
     epsilon: added to the variance.
