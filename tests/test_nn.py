@@ -192,6 +192,28 @@ def test_hardtanh_gradient_is_zero_at_the_corners():
   np.testing.assert_array_equal(gradient, [0, 0, 1, 1, 0, 0])
 
 
+def test_hardtanh_in_forward_mode_and_twice():
+  x = jnp.array([-2.0, -1.0, 0.5, jnp.nan])
+  y, tangent = jax.jvp(nn.hardtanh, (x,), (jnp.full(4, 3.0),))
+  np.testing.assert_array_equal(y, [-1, -1, 0.5, jnp.nan])
+  np.testing.assert_array_equal(tangent, [0, 0, 3, 0])
+  square = jax.grad(jax.grad(lambda x: nn.hardtanh(x) ** 2))
+  assert [float(square(x)) for x in (0.5, 2.0)] == [2.0, 0.0]
+
+
+def test_hardtanh_keeps_its_result_alone():
+  """The result is in memory anyway, as what the next layer reads."""
+
+  def kept(x):
+    y, pullback = jax.vjp(nn.hardtanh, x)
+    return y, pullback(jnp.ones(3))
+
+  jaxpr = jax.make_jaxpr(kept)(jnp.arange(3.0)).jaxpr
+  (x,) = jaxpr.invars
+  readers = [e for e in jaxpr.eqns if x in e.invars]
+  assert len(readers) == 1
+
+
 def test_prelu_has_a_slope_per_channel():
   layer = nn.PReLU()
   x = jnp.array([[-2.0, -2.0], [3.0, 3.0]])

@@ -48,6 +48,15 @@ def test_packing_round_trip(count):
   )
 
 
+@pytest.mark.parametrize("count", (5, 8, 16, 24, 32, 48, 96))
+def test_both_ways_to_pack_give_the_same_words(count):
+  x = bits(1, (3, 2, count))
+  packed = products.pack_bits(x)
+  for_a_cpu = _packed.pack(x)
+  assert for_a_cpu.dtype == packed.dtype
+  np.testing.assert_array_equal(for_a_cpu, packed)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_convolution_and_both_gradients(geometry, x64):
   x = bits(1, (2, 9, 8, 6), jnp.float64)

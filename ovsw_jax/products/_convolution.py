@@ -60,6 +60,10 @@ def _half_is_exact(kernel_shape: tuple[int, ...]) -> bool:
   return height * width * inputs <= (2048 if inputs % 2 else 4096)
 
 
+def _pack(bits: jax.Array) -> jax.Array:
+  return lax.platform_dependent(bits, cpu=_packed.pack, default=pack_bits)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def binary_conv(
   bits: jax.Array,
@@ -89,7 +93,7 @@ def binary_conv(
     >>> products.binary_conv(x, w)[0, :, :, 0].tolist()
     [[-18.0, -18.0], [-18.0, -18.0]]
   """
-  packed = pack_bits(bits)
+  packed = _pack(bits)
   return _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
 
 
@@ -199,7 +203,7 @@ def packed_conv(
 
 
 def _forward(bits, kernel, geometry, dtype, binary_kernel):
-  packed = pack_bits(bits)
+  packed = _pack(bits)
   out = _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
   # A zero-size array carries what the cotangent's shape and dtype must be.
   like = jnp.empty((0, *bits.shape[1:]), bits.dtype)

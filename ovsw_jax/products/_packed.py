@@ -12,7 +12,12 @@ import numpy as np
 from jax import lax
 
 from ovsw_jax.products import _chunks
-from ovsw_jax.products._bits import pack_bits, pack_kernel, unpack_bits
+from ovsw_jax.products._bits import (
+  pack_bits,
+  pack_kernel,
+  unpack_bits,
+  word_dtype,
+)
 from ovsw_jax.products._geometry import (
   ConvGeometry,
   output_size,
@@ -41,14 +46,16 @@ def pack(bits: jax.Array) -> jax.Array:
   of the words is left to sum.
   """
   symbolic = any(not isinstance(size, int) for size in bits.shape)
-  if symbolic or bits.shape[-1] % 32:  # an export's batch of any size
+  dtype = word_dtype(bits.shape[-1])
+  width = jnp.iinfo(dtype).bits
+  if symbolic or bits.shape[-1] % width:  # an export's batch of any size
     return pack_bits(bits)
   shape = bits.shape[:-1]
-  octets = (bits > 0).astype(jnp.uint8).reshape(*shape, -1, 8, 4)
+  octets = (bits > 0).astype(jnp.uint8).reshape(*shape, -1, width // 4, 4)
   words = lax.bitcast_convert_type(octets, jnp.uint32)
   fours = (words | words >> 7 | words >> 14 | words >> 21) & 0xF
-  places = 4 * jnp.arange(8, dtype=jnp.uint32)
-  return jnp.sum(fours << places, axis=-1, dtype=jnp.uint32)
+  places = 4 * jnp.arange(width // 4, dtype=dtype)
+  return jnp.sum(fours.astype(dtype) << places, axis=-1, dtype=dtype)
 
 
 def _padded(packed: jax.Array, geometry: ConvGeometry) -> jax.Array:
