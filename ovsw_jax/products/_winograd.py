@@ -123,7 +123,7 @@ def _combined(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
 
 def _tiles(
   x: jax.Array, matrix: np.ndarray, side: int, before: Pair, counts: Pair
-) -> jax.Array:
+) -> list[jax.Array]:
   """`matrix @ tile @ matrix.T` of every tile of an NHWC array.
 
   Elementwise on all first lines, all second lines, ... it takes half the time
@@ -137,7 +137,7 @@ def _tiles(
     counts: tiles along height and width.
 
   Returns:
-    shape (places**2, tiles, channels).
+    for each row of places, shape (places, tiles, channels).
   """
   lines = matrix.shape[1]
   pads = [
@@ -152,20 +152,35 @@ def _tiles(
       for i in range(lines)
     ]
 
-  rows = jnp.stack(_combined(matrix, cut(x, 1, counts[0])))
-  # Without the barrier every column would compute all the rows it reads.
-  rows = lax.optimization_barrier(rows)
-  columns = jnp.stack(_combined(matrix, cut(rows, 3, counts[1])), axis=1)
-  return columns.reshape(len(matrix) ** 2, -1, x.shape[-1])
+  def across(row):
+    # Without the barrier every column would compute the row it reads.
+    row = lax.optimization_barrier(row)
+    columns = jnp.stack(_combined(matrix, cut(row, 2, counts[1])))
+    return columns.reshape(len(matrix), -1, x.shape[-1])
+
+  return [across(row) for row in _combined(matrix, cut(x, 1, counts[0]))]
+
+
+def _products(
+  subscripts: str, left: list[jax.Array], right: list[jax.Array]
+) -> list[jax.Array]:
+  """Matrix products of all places, row by row.
+
+  XLA computes a batch of small matrices on one core. Batches that do not wait
+  for each other it computes side by side.
+  """
+  return [
+    jnp.einsum(subscripts, a, b) for a, b in zip(left, right, strict=True)
+  ]
 
 
 def _from_tiles(
-  sums: jax.Array, matrix: np.ndarray, batch: int, counts: Pair
+  sums: list[jax.Array], matrix: np.ndarray, batch: int, counts: Pair
 ) -> jax.Array:
   """`matrix @ tile @ matrix.T` of every tile, put together as NHWC.
 
   Args:
-    sums: shape (places**2, tiles, channels).
+    sums: for each row of places, shape (places, tiles, channels).
     matrix: (side of a tile, places).
     batch: how many images there are.
     counts: tiles along height and width.
@@ -174,8 +189,8 @@ def _from_tiles(
     shape (batch, height, width, channels).
   """
   side, places = matrix.shape
-  sums = sums.reshape(places, places, batch, *counts, sums.shape[-1])
-  rows = lax.optimization_barrier(jnp.stack(_combined(matrix, list(sums))))
+  sums = [s.reshape(places, batch, *counts, s.shape[-1]) for s in sums]
+  rows = lax.optimization_barrier(jnp.stack(_combined(matrix, sums)))
   columns = [rows[:, place] for place in range(places)]
   out = jnp.stack(_combined(matrix, columns), axis=4)
   out = jnp.moveaxis(out, 0, 2)  # batch, tiles, side, tiles, side, channels
@@ -222,7 +237,8 @@ def input_gradient(
   data = _tiles(gradient, by.data, by.side, before, counts)
   flipped = by.kernel[:, ::-1]
   weights = _of_kernel(flipped, kernel.reshape(-1, *kernel.shape[2:]))
-  sums = jnp.einsum("kto,kio->kti", data, weights)
+  weights = jnp.split(weights, len(by.data))
+  sums = _products("kto,kio->kti", data, weights)
   out = _from_tiles(sums, by.output, batch, counts)
   return out[:, :height, :width]
 
@@ -257,7 +273,7 @@ def kernel_gradient(
     bits = unpack_bits(here(packed), channels, gradient.dtype)
     data = _tiles(bits, by.data, by.side, before, counts)
     weights = _tiles(here(gradient), by.output.T, by.side, (0, 0), counts)
-    return jnp.einsum("kti,kto->kio", data, weights)
+    return jnp.concatenate(_products("kti,kto->kio", data, weights))
 
   zeros = jnp.zeros((by.places, channels, outputs), gradient.dtype)
   sums = _chunks.summed(
