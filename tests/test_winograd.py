@@ -38,11 +38,13 @@ def assert_close(ours, exact, error):
 
 
 @pytest.mark.parametrize(
-  "padding, by",
-  list(itertools.product(PADDINGS, _winograd._TILINGS)),
+  "padding, by, many",
+  list(itertools.product(PADDINGS, _winograd._TILINGS, (40, 41))),
   ids=lambda value: f"m={value.side}" if hasattr(value, "side") else None,
 )
-def test_both_gradients(padding, by, x64):
+def test_both_gradients(padding, by, many, x64, monkeypatch):
+  # With 40 channels images are innermost below 41, and channels below 40.
+  monkeypatch.setattr(_winograd, "_MANY_CHANNELS", many)
   geometry = products.ConvGeometry(padding=padding)
   shape = (3, 11, 8, 40)
   bits, kernel, gradient = operands(shape, 17, geometry)
@@ -124,7 +126,11 @@ def test_a_convolution_takes_them(dtype, x64, monkeypatch):
     assert_close(got, want, 3e-6)
 
 
-def test_chunks_sum_to_the_whole(x64, monkeypatch, part_sizes):
+@pytest.mark.parametrize(
+  "many, limit", ((8, "_CHUNK_BYTES"), (9, "_FEW_CHUNK_BYTES"))
+)
+def test_chunks_sum_to_the_whole(many, limit, x64, monkeypatch, part_sizes):
+  monkeypatch.setattr(_winograd, "_MANY_CHANNELS", many)
   bits, _, gradient = operands((6, 8, 8, 8), 8, SAME)
   packed, by = products.pack_bits(bits), _winograd._TILINGS[0]
 
@@ -135,7 +141,7 @@ def test_chunks_sum_to_the_whole(x64, monkeypatch, part_sizes):
   assert set(part_sizes) == {6}
   part_sizes.clear()
   # Bytes of the 4 tiles of 2 images, of both operands.
-  monkeypatch.setattr(_winograd, "_CHUNK_BYTES", 2 * 4 * 36 * (8 + 8) * 4)
+  monkeypatch.setattr(_winograd, limit, 2 * 4 * 36 * (8 + 8) * 4)
   np.testing.assert_allclose(total(), whole, rtol=1e-4, atol=1e-4)
   assert set(part_sizes) == {2}
 

@@ -43,7 +43,7 @@ from ovsw_jax.products._geometry import ConvGeometry, dilated
 
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
-_LEAST_TO_INPUT, _LEAST_TO_KERNEL = 32, 64
+_LEAST_TO_INPUT, _LEAST_TO_KERNEL = 32, 32
 
 
 def _accumulator(dtype) -> jnp.dtype:

@@ -39,7 +39,10 @@ _TAPS = 3
 _LEAST_TILES = 128
 # Transformed tiles in flight of a kernel's gradient; more of them leave the
 # cache.
-_CHUNK_BYTES = 2**25
+_CHUNK_BYTES, _FEW_CHUNK_BYTES = 2**25, 2**24
+# From so many channels on, a product of tiles is large enough as it is. Below,
+# products of two places at a time are enough of them to keep all cores busy.
+_MANY_CHANNELS, _FEW_TOGETHER = 128, 2
 
 
 class Tiling(NamedTuple):
@@ -122,29 +125,38 @@ def _combined(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
 
 
 def _tiles(
-  x: jax.Array, matrix: np.ndarray, side: int, before: Pair, counts: Pair
+  x: jax.Array,
+  matrix: np.ndarray,
+  side: int,
+  before: Pair,
+  counts: Pair,
+  *,
+  axis: int,
+  together: int,
 ) -> list[jax.Array]:
-  """`matrix @ tile @ matrix.T` of every tile of an NHWC array.
+  """`matrix @ tile @ matrix.T` of every tile of an array.
 
   Elementwise on all first lines, all second lines, ... it takes half the time
   that it takes as matrix products.
 
   Args:
-    x: shape (batch, height, width, channels).
+    x: shape (..., height, width, ...).
     matrix: (places, lines of a tile).
     side: a tile begins so far after the one before it.
     before: the first begins so far outside of the array, where zeros are.
     counts: tiles along height and width.
+    axis: where the height is; the width comes next.
+    together: places of a row in one array; it divides them.
 
   Returns:
-    for each row of places, shape (places, tiles, channels).
+    row by row of places, shape (together, ..., *counts, ...).
   """
   lines = matrix.shape[1]
-  pads = [
-    (first, (count - 1) * side + lines - first - size)
-    for first, count, size in zip(before, counts, x.shape[1:3], strict=True)
-  ]
-  x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+  pads = [(0, 0)] * x.ndim
+  for i, (first, count) in enumerate(zip(before, counts, strict=True)):
+    last = (count - 1) * side + lines - first - x.shape[axis + i]
+    pads[axis + i] = (first, last)
+  x = lax.optimization_barrier(jnp.pad(x, pads))
 
   def cut(x, axis, count):
     return [
@@ -152,25 +164,15 @@ def _tiles(
       for i in range(lines)
     ]
 
-  def across(row):
-    # Without the barrier every column would compute the row it reads.
-    row = lax.optimization_barrier(row)
-    columns = jnp.stack(_combined(matrix, cut(row, 2, counts[1])))
-    return columns.reshape(len(matrix), -1, x.shape[-1])
-
-  return [across(row) for row in _combined(matrix, cut(x, 1, counts[0]))]
-
-
-def _products(
-  subscripts: str, left: list[jax.Array], right: list[jax.Array]
-) -> list[jax.Array]:
-  """Matrix products of all places, row by row.
-
-  XLA computes a batch of small matrices on one core. Batches that do not wait
-  for each other it computes side by side.
-  """
+  # In one array: XLA would compute a row that it need not put together with
+  # others anew for every column that reads it.
+  rows = jnp.stack(_combined(matrix, cut(x, axis, counts[0])))
+  rows = lax.optimization_barrier(rows)
+  columns = [_combined(matrix, cut(row, axis + 1, counts[1])) for row in rows]
   return [
-    jnp.einsum(subscripts, a, b) for a, b in zip(left, right, strict=True)
+    jnp.stack(row[i : i + together])
+    for row in columns
+    for i in range(0, len(row), together)
   ]
 
 
@@ -234,11 +236,17 @@ def input_gradient(
   batch, height, width, _ = input_shape
   counts = by.counts((height, width))
   before = tuple(_TAPS - 1 - side[0] for side in geometry.padding)
-  data = _tiles(gradient, by.data, by.side, before, counts)
+  tiles = functools.partial(_tiles, axis=1, together=len(by.data))
+  data = tiles(gradient, by.data, by.side, before, counts)
   flipped = by.kernel[:, ::-1]
   weights = _of_kernel(flipped, kernel.reshape(-1, *kernel.shape[2:]))
   weights = jnp.split(weights, len(by.data))
-  sums = _products("kto,kio->kti", data, weights)
+  # Row by row of places: XLA multiplies a batch of small matrices on one core,
+  # and batches that do not wait for each other side by side.
+  sums = [
+    jnp.einsum("kto,kio->kti", d.reshape(len(d), -1, d.shape[-1]), w)
+    for d, w in zip(data, weights, strict=True)
+  ]
   out = _from_tiles(sums, by.output, batch, counts)
   return out[:, :height, :width]
 
@@ -265,23 +273,61 @@ def kernel_gradient(
   batch, *size, outputs = gradient.shape
   counts = by.counts(size)
   before = tuple(side[0] for side in geometry.padding)
+  of_bits = functools.partial(
+    _tiles, matrix=by.data, side=by.side, before=before, counts=counts
+  )
+  of_gradient = functools.partial(
+    _tiles, matrix=by.output.T, side=by.side, before=(0, 0), counts=counts
+  )
 
-  def part(first, count):
-    here = functools.partial(
-      lax.dynamic_slice_in_dim, start_index=first, slice_size=count
+  def channels_last(first, count):
+    words = lax.dynamic_slice_in_dim(packed, first, count)
+    cut = lax.dynamic_slice_in_dim(gradient, first, count)
+    bits = unpack_bits(words, channels, gradient.dtype)
+    data = of_bits(bits, axis=1, together=len(by.data))
+    weights = of_gradient(cut, axis=1, together=len(by.data))
+    sums = [
+      jnp.einsum(
+        "kti,kto->kio",
+        d.reshape(len(d), -1, channels),
+        w.reshape(len(w), -1, outputs),
+      )
+      for d, w in zip(data, weights, strict=True)
+    ]
+    return jnp.concatenate(sums)
+
+  # Of few channels a product is a sum over many tiles. XLA's is fast if these
+  # are innermost on its left; with images innermost of them, what comes before
+  # the product still works on whole vectors.
+  turned = jnp.moveaxis(packed, (0, 3), (3, 0))
+  turned = lax.optimization_barrier(turned)
+
+  def images_last(first, count):
+    words = lax.dynamic_slice_in_dim(turned, first, count, axis=3)
+    cut = lax.dynamic_slice_in_dim(gradient, first, count)
+    bits = unpack_bits(words, channels, gradient.dtype, axis=0)
+    data = of_bits(bits, axis=1, together=_FEW_TOGETHER)
+    weights = of_gradient(
+      jnp.moveaxis(cut, 0, 2), axis=0, together=_FEW_TOGETHER
     )
-    bits = unpack_bits(here(packed), channels, gradient.dtype)
-    data = _tiles(bits, by.data, by.side, before, counts)
-    weights = _tiles(here(gradient), by.output.T, by.side, (0, 0), counts)
-    return jnp.concatenate(_products("kti,kto->kio", data, weights))
+    sums = [
+      jnp.einsum(
+        "kit,kto->kio",
+        d.reshape(len(d), channels, -1),
+        w.reshape(len(w), -1, outputs),
+      )
+      for d, w in zip(data, weights, strict=True)
+    ]
+    return jnp.concatenate(sums)
 
+  few = max(channels, outputs) < _MANY_CHANNELS
   zeros = jnp.zeros((by.places, channels, outputs), gradient.dtype)
   sums = _chunks.summed(
-    part,
+    images_last if few else channels_last,
     zeros,
     images=batch,
     image_bytes=4 * by.places * int(np.prod(counts)) * (channels + outputs),
-    most_bytes=max(_CHUNK_BYTES, zeros.nbytes),
+    most_bytes=max(_FEW_CHUNK_BYTES if few else _CHUNK_BYTES, zeros.nbytes),
   )
   out = _of_kernel(by.kernel.T, sums)
   return out.reshape(_TAPS, _TAPS, channels, outputs)
