@@ -13,13 +13,13 @@ input                forward         kernel gradient         input gradient
 -------------------  --------------  ----------------------  --------------
 batch, size, width   XLA   popcount  XLA   patches   tiles   XLA      tiles
 ===================  ====  ========  ====  =======   ======  =======  =====
-128, 32x32, 16       6.5   1.4       11.3  7.0       13.1    6.4      8.9
-128, 16x16, 32       6.6   1.0       11.9  5.9       6.3     7.2      4.5
-128, 8x8, 64         6.1   0.7       10.4  5.2       4.2     6.3      3.3
-32, 32x32, 64        26.2  2.5       27.7  18.4      16.3    25.5     12.4
-32, 16x16, 128       12.8  1.5       22.0  15.2      9.2     12.6     8.5
-32, 8x8, 256         12.8  1.9       15.1  14.2      6.9     13.3     6.5
-32, 4x4, 512         13.5  2.3       13.8  13.2      9.4     17.7     10.8
+128, 32x32, 16       5.9   1.3       11.3  6.5       6.0     6.1      8.7
+128, 16x16, 32       6.4   0.8       9.3   5.4       3.2     6.3      3.5
+128, 8x8, 64         6.0   0.7       7.5   4.2       3.1     6.1      4.5
+32, 32x32, 64        25.3  2.2       27.4  17.8      12.6    25.8     12.5
+32, 16x16, 128       12.2  1.7       16.9  14.5      8.2     12.5     7.7
+32, 8x8, 256         12.9  1.8       17.5  16.6      9.6     13.8     7.3
+32, 4x4, 512         13.9  2.4       14.9  14.7      12.7    19.1     10.1
 ===================  ====  ========  ====  =======   ======  =======  =====
 
 Other input gradients are XLA's transposed convolution, and on other platforms
@@ -43,7 +43,7 @@ from ovsw_jax.products._geometry import ConvGeometry, dilated
 
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
-_LEAST_TO_INPUT, _LEAST_TO_KERNEL = 32, 32
+_LEAST_CHANNELS = 32
 
 
 def _accumulator(dtype) -> jnp.dtype:
@@ -238,16 +238,16 @@ def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
 
 
-def _tiling(gradient, size, kernel_shape, geometry, least_channels):
+def _tiling(gradient, size, kernel_shape, geometry):
   """The tiles in which a CPU computes a gradient, if it does."""
-  if gradient.dtype.itemsize > 4 or min(kernel_shape[2:]) < least_channels:
+  if gradient.dtype.itemsize > 4 or min(kernel_shape[2:]) < _LEAST_CHANNELS:
     return None
   return _winograd.tiling(size, gradient.shape[0], kernel_shape, geometry)
 
 
 def _input_gradient(gradient, kernel, input_shape, geometry):
   size = input_shape[1:3]
-  tiling = _tiling(gradient, size, kernel.shape, geometry, _LEAST_TO_INPUT)
+  tiling = _tiling(gradient, size, kernel.shape, geometry)
 
   def direct(gradient, kernel):
     form = functools.partial(
@@ -327,7 +327,7 @@ def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
   if geometry.groups > 1:
     return direct(gradient, packed)
   size = gradient.shape[1:3]
-  tiling = _tiling(gradient, size, kernel_shape, geometry, _LEAST_TO_KERNEL)
+  tiling = _tiling(gradient, size, kernel_shape, geometry)
 
   def on_cpu(gradient, packed):
     wide = gradient.astype(_accumulator(gradient.dtype))
