@@ -40,8 +40,8 @@ _LEAST_TILES = 128
 # Transformed tiles in flight of a kernel's gradient; more of them leave the
 # cache.
 _CHUNK_BYTES, _FEW_CHUNK_BYTES = 2**25, 2**24
-# From so many channels on, a product of tiles is large enough as it is. Below,
-# products of two places at a time are enough of them to keep all cores busy.
+# With fewer channels the products of a kernel's gradient are small: two places
+# at a time make so many of them that XLA's threads share them.
 _MANY_CHANNELS, _FEW_TOGETHER = 128, 2
 
 
@@ -133,6 +133,7 @@ def _tiles(
   *,
   axis: int,
   together: int,
+  shape: tuple[int, int],
 ) -> list[jax.Array]:
   """`matrix @ tile @ matrix.T` of every tile of an array.
 
@@ -147,9 +148,10 @@ def _tiles(
     counts: tiles along height and width.
     axis: where the height is; the width comes next.
     together: places of a row in one array; it divides them.
+    shape: of the tiles in a place: (-1, channels) or (channels, -1).
 
   Returns:
-    row by row of places, shape (together, ..., *counts, ...).
+    row by row of places, shape (together, *shape).
   """
   lines = matrix.shape[1]
   pads = [(0, 0)] * x.ndim
@@ -170,9 +172,22 @@ def _tiles(
   rows = lax.optimization_barrier(rows)
   columns = [_combined(matrix, cut(row, axis + 1, counts[1])) for row in rows]
   return [
-    jnp.stack(row[i : i + together])
+    jnp.stack(row[i : i + together]).reshape(together, *shape)
     for row in columns
     for i in range(0, len(row), together)
+  ]
+
+
+def _products(
+  subscripts: str, left: list[jax.Array], right: list[jax.Array]
+) -> list[jax.Array]:
+  """Matrix products of all places, those of an array in one batch.
+
+  XLA computes a batch of small matrices on one core. Batches that do not wait
+  for each other it computes side by side.
+  """
+  return [
+    jnp.einsum(subscripts, a, b) for a, b in zip(left, right, strict=True)
   ]
 
 
@@ -236,17 +251,20 @@ def input_gradient(
   batch, height, width, _ = input_shape
   counts = by.counts((height, width))
   before = tuple(_TAPS - 1 - side[0] for side in geometry.padding)
-  tiles = functools.partial(_tiles, axis=1, together=len(by.data))
-  data = tiles(gradient, by.data, by.side, before, counts)
+  data = _tiles(
+    gradient,
+    by.data,
+    by.side,
+    before,
+    counts,
+    axis=1,
+    together=len(by.data),
+    shape=(-1, gradient.shape[-1]),
+  )
   flipped = by.kernel[:, ::-1]
   weights = _of_kernel(flipped, kernel.reshape(-1, *kernel.shape[2:]))
   weights = jnp.split(weights, len(by.data))
-  # Row by row of places: XLA multiplies a batch of small matrices on one core,
-  # and batches that do not wait for each other side by side.
-  sums = [
-    jnp.einsum("kto,kio->kti", d.reshape(len(d), -1, d.shape[-1]), w)
-    for d, w in zip(data, weights, strict=True)
-  ]
+  sums = _products("kto,kio->kti", data, weights)
   out = _from_tiles(sums, by.output, batch, counts)
   return out[:, :height, :width]
 
@@ -274,53 +292,44 @@ def kernel_gradient(
   counts = by.counts(size)
   before = tuple(side[0] for side in geometry.padding)
   of_bits = functools.partial(
-    _tiles, matrix=by.data, side=by.side, before=before, counts=counts
+    _tiles, matrix=by.data, side=by.side, before=before, counts=counts, axis=1
   )
   of_gradient = functools.partial(
-    _tiles, matrix=by.output.T, side=by.side, before=(0, 0), counts=counts
+    _tiles,
+    matrix=by.output.T,
+    side=by.side,
+    before=(0, 0),
+    counts=counts,
+    shape=(-1, outputs),
   )
 
   def channels_last(first, count):
     words = lax.dynamic_slice_in_dim(packed, first, count)
     cut = lax.dynamic_slice_in_dim(gradient, first, count)
     bits = unpack_bits(words, channels, gradient.dtype)
-    data = of_bits(bits, axis=1, together=len(by.data))
-    weights = of_gradient(cut, axis=1, together=len(by.data))
-    sums = [
-      jnp.einsum(
-        "kti,kto->kio",
-        d.reshape(len(d), -1, channels),
-        w.reshape(len(w), -1, outputs),
-      )
-      for d, w in zip(data, weights, strict=True)
-    ]
-    return jnp.concatenate(sums)
+    together = len(by.data)
+    data = of_bits(bits, together=together, shape=(-1, channels))
+    weights = of_gradient(cut, axis=1, together=together)
+    return jnp.concatenate(_products("kti,kto->kio", data, weights))
 
   # Of few channels a product is a sum over many tiles. XLA's is fast if these
   # are innermost on its left; with images innermost of them, what comes before
   # the product still works on whole vectors.
-  turned = jnp.moveaxis(packed, (0, 3), (3, 0))
-  turned = lax.optimization_barrier(turned)
+  few = max(channels, outputs) < _MANY_CHANNELS
+  if few:
+    packed = jnp.moveaxis(packed, (0, 3), (3, 0))
+    packed = lax.optimization_barrier(packed)
 
   def images_last(first, count):
-    words = lax.dynamic_slice_in_dim(turned, first, count, axis=3)
+    words = lax.dynamic_slice_in_dim(packed, first, count, axis=3)
     cut = lax.dynamic_slice_in_dim(gradient, first, count)
     bits = unpack_bits(words, channels, gradient.dtype, axis=0)
-    data = of_bits(bits, axis=1, together=_FEW_TOGETHER)
-    weights = of_gradient(
-      jnp.moveaxis(cut, 0, 2), axis=0, together=_FEW_TOGETHER
-    )
-    sums = [
-      jnp.einsum(
-        "kit,kto->kio",
-        d.reshape(len(d), channels, -1),
-        w.reshape(len(w), -1, outputs),
-      )
-      for d, w in zip(data, weights, strict=True)
-    ]
-    return jnp.concatenate(sums)
+    together = _FEW_TOGETHER
+    data = of_bits(bits, together=together, shape=(channels, -1))
+    cut = jnp.moveaxis(cut, 0, 2)
+    weights = of_gradient(cut, axis=0, together=together)
+    return jnp.concatenate(_products("kit,kto->kio", data, weights))
 
-  few = max(channels, outputs) < _MANY_CHANNELS
   zeros = jnp.zeros((by.places, channels, outputs), gradient.dtype)
   sums = _chunks.summed(
     images_last if few else channels_last,
