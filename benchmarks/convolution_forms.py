@@ -4,10 +4,10 @@
   python -m benchmarks.convolution_forms --layers=128x32x16,32x4x512
 
 Forward and both gradients of a 3x3 convolution, as XLA's convolution and in the
-forms that a CPU gets: on packed bits, which are popcount and matrix products
-with unpacked patches, and for the gradients in tiles (Winograd's). Bits are
-packed inside the measured forms that need it. A layer is BATCHxSIZExCHANNELS,
-with as many output channels as input channels.
+forms that a CPU gets: on packed bits, which are popcount, and matrix products
+with unpacked patches for the kernel's gradient; and both gradients in tiles
+(Winograd's). Forward packs its bits inside what is measured. A layer is
+BATCHxSIZExCHANNELS, with as many output channels as input channels.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from benchmarks import arguments, report, timing, workers
 
 _LAYERS = "128x32x16,128x16x32,128x8x64,32x32x64,32x16x128,32x8x256,32x4x512"
-_PARTS = ("forward", "kernel gradient", "input gradient")
+_PARTS = ("forward", "gradients")
 # Beside XLA's convolution, where a part has them.
 _FORMS = ("packed", "tiles")
 
@@ -87,56 +87,43 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
     sums = _packed.convolve(products.pack_bits(bits), kernel, geometry)
     return sums.astype(jnp.float32)
 
-  def xla_kernel(gradient, packed):
+  input_gradient = functools.partial(
+    _convolution.xla_input_gradient, input_shape=shape, geometry=geometry
+  )
+
+  def xla(gradient, packed, kernel):
     unpacked = products.unpack_bits(packed, layer.channels, jnp.float32)
-    return _convolution.xla_kernel_gradient(
+    return input_gradient(gradient, kernel), _convolution.xla_kernel_gradient(
       gradient, unpacked, kernel_shape, geometry
     )
 
-  def patches(gradient, packed):
-    return _packed.kernel_gradient(
+  def patches(gradient, packed, kernel):
+    return input_gradient(gradient, kernel), _packed.kernel_gradient(
       gradient, packed, shape, kernel_shape, geometry
     )
+
+  def tiles(gradient, packed, kernel):
+    return _winograd.gradients(gradient, packed, kernel, geometry, tiling)
 
   def form(function, *operands):
     return functools.partial(jax.jit(function), *operands)
 
-  size = (layer.size, layer.size)
-  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
-
-  def kernel_tiles(gradient, packed):
-    return _winograd.kernel_gradient(
-      gradient, packed, layer.channels, geometry, tiling
-    )
-
-  def input_tiles(gradient, kernel):
-    return _winograd.input_gradient(gradient, kernel, shape, geometry, tiling)
-
-  def tiles(function, *operands):
-    return {"tiles": form(function, *operands)} if tiling else {}
-
-  forward, of_kernel, of_input = _PARTS
   xla_forward = functools.partial(
     _convolution.xla_convolve, geometry=geometry, dtype=jnp.float32
   )
-  xla_input = functools.partial(
-    _convolution.xla_input_gradient, input_shape=shape, geometry=geometry
-  )
-  return {
-    forward: {
-      "xla": form(xla_forward, bits, kernel),
-      "packed": form(counted, bits, kernel),
-    },
-    of_kernel: {
-      "xla": form(xla_kernel, gradient, packed),
-      "packed": form(patches, gradient, packed),
-      **tiles(kernel_tiles, gradient, packed),
-    },
-    of_input: {
-      "xla": form(xla_input, gradient, kernel),
-      **tiles(input_tiles, gradient, kernel),
-    },
+  forward = {
+    "xla": form(xla_forward, bits, kernel),
+    "packed": form(counted, bits, kernel),
   }
+  gradients = {
+    name: form(function, gradient, packed, kernel)
+    for name, function in (("xla", xla), ("packed", patches), ("tiles", tiles))
+  }
+  size = (layer.size, layer.size)
+  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
+  if not tiling:
+    del gradients["tiles"]
+  return dict(zip(_PARTS, (forward, gradients), strict=True))
 
 
 def _turn(form: Callable[[], Any]) -> timing.Turn:

@@ -1,7 +1,5 @@
 """Gradients in tiles against sums over taps and channels."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,29 +35,26 @@ def assert_close(ours, exact, error):
   assert off.max() < 10 * error * rms
 
 
-@pytest.mark.parametrize(
-  "padding, by, many",
-  list(itertools.product(PADDINGS, _winograd._TILINGS, (40, 41))),
-  ids=lambda value: f"m={value.side}" if hasattr(value, "side") else None,
-)
-def test_both_gradients(padding, by, many, x64, monkeypatch):
-  # With 40 channels images are innermost below 41, and channels below 40.
-  monkeypatch.setattr(_winograd, "_MANY_CHANNELS", many)
+@pytest.mark.parametrize("channels", (8, 24, 64))
+@pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_both_gradients(padding, by, channels, x64):
   geometry = products.ConvGeometry(padding=padding)
-  shape = (3, 11, 8, 40)
+  shape = (3, 11, 8, channels)
   bits, kernel, gradient = operands(shape, 17, geometry)
-  to_input = _winograd.input_gradient(
-    *single(gradient, kernel), shape, geometry, by
+  ours = _winograd.gradients(
+    *single(gradient),
+    products.pack_bits(bits),
+    *single(kernel),
+    geometry,
+    by,
   )
-  exact = _convolution.xla_input_gradient(gradient, kernel, shape, geometry)
-  assert_close(to_input, exact, 3e-6)
-  to_kernel = _winograd.kernel_gradient(
-    *single(gradient), products.pack_bits(bits), 40, geometry, by
+  exact = (
+    _convolution.xla_input_gradient(gradient, kernel, shape, geometry),
+    _convolution.xla_kernel_gradient(gradient, bits, kernel.shape, geometry),
   )
-  exact = _convolution.xla_kernel_gradient(
-    gradient, bits, kernel.shape, geometry
-  )
-  assert_close(to_kernel, exact, 3e-6)
+  for got, want in zip(ours, exact, strict=True):
+    assert_close(got, want, 2e-6)
 
 
 @pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
@@ -68,6 +63,19 @@ def test_matrices_filter_exactly(by):
   line, kernel = rng.normal(size=len(by.data)), rng.normal(size=3)
   filtered = by.output @ ((by.kernel @ kernel) * (by.data @ line))
   np.testing.assert_allclose(filtered, np.correlate(line, kernel), rtol=1e-12)
+  # Transposed, with outputs for what comes in, it is the kernel's gradient.
+  outputs = rng.normal(size=by.side)
+  taps = by.kernel.T @ ((by.output.T @ outputs) * (by.data @ line))
+  np.testing.assert_allclose(taps, np.correlate(line, outputs), rtol=1e-12)
+
+
+@pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
+def test_bits_in_whole_numbers(by):
+  whole, scales = _winograd._whole(by.output.T)
+  np.testing.assert_array_equal(whole / scales, by.output.T)
+  np.testing.assert_array_equal(np.log2(scales) % 1, 0)
+  # The largest sum over a tile of bits.
+  assert np.abs(whole).sum(axis=1).max() ** 2 < np.iinfo(whole.dtype).max
 
 
 def test_tiles_are_taken_where_they_save_half_the_products():
@@ -98,14 +106,10 @@ def test_tiles_are_taken_where_they_save_half_the_products():
   jax.default_backend() != "cpu", reason="other platforms do without tiles"
 )
 def test_a_convolution_takes_them(dtype, x64, monkeypatch):
-  taken = []
-  for name in ("input_gradient", "kernel_gradient"):
-    form = getattr(_winograd, name)
-    monkeypatch.setattr(
-      _winograd,
-      name,
-      lambda *args, form=form, name=name: taken.append(name) or form(*args),
-    )
+  taken, form = [], _winograd.gradients
+  monkeypatch.setattr(
+    _winograd, "gradients", lambda *args: taken.append(1) or form(*args)
+  )
   shape = (8, 16, 15, 64)
   bits, kernel, gradient = operands(shape, 64, SAME)
   kernel = sign.hard_sign(kernel)
@@ -121,28 +125,27 @@ def test_a_convolution_takes_them(dtype, x64, monkeypatch):
   ours = jax.jit(gradients, static_argnums=3)(
     *single(bits, kernel, gradient), dtype
   )
-  assert taken == ["input_gradient", "kernel_gradient"]
+  assert taken
   for got, want in zip(ours, exact, strict=True):
     assert_close(got, want, 3e-6)
 
 
-@pytest.mark.parametrize(
-  "many, limit", ((8, "_CHUNK_BYTES"), (9, "_FEW_CHUNK_BYTES"))
-)
-def test_chunks_sum_to_the_whole(many, limit, x64, monkeypatch, part_sizes):
-  monkeypatch.setattr(_winograd, "_MANY_CHANNELS", many)
-  bits, _, gradient = operands((6, 8, 8, 8), 8, SAME)
+def test_chunks_give_the_whole(x64, monkeypatch, part_sizes):
+  bits, kernel, gradient = operands((6, 8, 8, 8), 8, SAME)
   packed, by = products.pack_bits(bits), _winograd._TILINGS[0]
+  gradient, kernel = single(gradient, kernel)
 
-  def total():
-    return _winograd.kernel_gradient(*single(gradient), packed, 8, SAME, by)
+  def both():
+    return _winograd.gradients(gradient, packed, kernel, SAME, by)
 
-  whole = total()
+  whole = both()
   assert set(part_sizes) == {6}
   part_sizes.clear()
   # Bytes of the 4 tiles of 2 images, of both operands.
-  monkeypatch.setattr(_winograd, limit, 2 * 4 * 36 * (8 + 8) * 4)
-  np.testing.assert_allclose(total(), whole, rtol=1e-4, atol=1e-4)
+  monkeypatch.setattr(_winograd, "_CHUNK_BYTES", 2 * 4 * 36 * (8 + 8) * 4)
+  monkeypatch.setattr(_winograd, "_CHUNK_SUMS", 0)
+  for part, one in zip(both(), whole, strict=True):
+    np.testing.assert_allclose(part, one, rtol=1e-4, atol=1e-4)
   assert set(part_sizes) == {2}
 
 

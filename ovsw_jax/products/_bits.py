@@ -100,6 +100,7 @@ def unpack_bits(
   places = _places(packed.dtype, packed.ndim - 1 - axis)
   bits = (jnp.expand_dims(packed, axis + 1) >> places) & 1
   # The arithmetic form vectorizes better than a choice between +1 and -1.
-  signs = (2 * bits.astype(jnp.int32) - 1).astype(dtype)
+  whole = dtype if jnp.issubdtype(dtype, jnp.signedinteger) else jnp.int32
+  signs = (2 * bits.astype(whole) - 1).astype(dtype)
   signs = signs.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1 :])
   return lax.slice_in_dim(signs, 0, count, axis=axis)

@@ -1,32 +1,45 @@
-"""Sums over images, a part of a batch at a time."""
+"""A batch of images, a part of it at a time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 
 def summed(
-  part: Callable[[jax.Array | int, int], jax.Array],
-  zeros: jax.Array,
+  part: Callable[[jax.Array | int, int], tuple[Any, Any]],
+  zeros: Any,
   images: int,
   image_bytes: int,
   most_bytes: int,
-) -> jax.Array:
-  """The sum of `part(first, count)` over parts of `count` images each.
+) -> tuple[Any, Any]:
+  """Sums over images, and what there is of each.
 
   Args:
-    part: of the images from the first on.
-    zeros: what the sum starts from.
+    part: `part(first, count)`, of so many images from the first on, gives a
+      tree of what they add to the sums, and a tree of arrays of which they are
+      the first axis.
+    zeros: what the sums start from.
     images: how many there are; at least one.
     image_bytes: what an image takes inside `part`.
     most_bytes: what a part may take, unless an image alone takes more.
+
+  Returns:
+    the sums, and the other trees put together along the first axis.
   """
   least = min(-(-images * image_bytes // most_bytes), images)
   chunks = next(n for n in range(max(least, 1), images + 1) if images % n == 0)
   count = images // chunks
   if chunks == 1:
     return part(0, count)
-  return lax.fori_loop(
-    0, chunks, lambda index, total: total + part(index * count, count), zeros
+
+  def step(total, index):
+    addend, of_images = part(index * count, count)
+    return jax.tree.map(jnp.add, total, addend), of_images
+
+  total, of_images = lax.scan(step, zeros, jnp.arange(chunks))
+  return total, jax.tree.map(
+    lambda x: x.reshape(images, *x.shape[2:]), of_images
   )

@@ -43,7 +43,7 @@ from ovsw_jax.products._geometry import ConvGeometry, dilated
 
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
-_LEAST_CHANNELS = 32
+_LEAST_CHANNELS = 16
 
 
 def _accumulator(dtype) -> jnp.dtype:
@@ -217,8 +217,26 @@ def _backward(geometry, dtype, binary_kernel, residuals, gradient):
   # the gradient into the convolutions' inner loops and recomputes them there.
   gradient = lax.optimization_barrier(gradient.astype(dtype))
   shape = (gradient.shape[0], *like.shape[1:])
-  to_input = _input_gradient(gradient, kernel.astype(dtype), shape, geometry)
-  to_kernel = _kernel_gradient(gradient, packed, shape, kernel.shape, geometry)
+
+  def one_by_one(gradient, packed, kernel):
+    return (
+      _input_gradient(gradient, kernel, shape, geometry),
+      _kernel_gradient(gradient, packed, shape, kernel.shape, geometry),
+    )
+
+  def in_tiles(gradient, packed, kernel):
+    wide = jnp.promote_types(dtype, jnp.float32)
+    gradient, kernel = gradient.astype(wide), kernel.astype(wide)
+    return _winograd.gradients(gradient, packed, kernel, geometry, tiling)
+
+  tiling = _tiling(shape, kernel.shape, geometry, dtype)
+  to_input, to_kernel = lax.platform_dependent(
+    gradient,
+    packed,
+    kernel.astype(dtype),
+    **({"cpu": in_tiles} if tiling else {}),
+    default=one_by_one,
+  )
   return to_input.astype(like.dtype), to_kernel.astype(kernel.dtype)
 
 
@@ -238,29 +256,19 @@ def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
 
 
-def _tiling(gradient, size, kernel_shape, geometry):
-  """The tiles in which a CPU computes a gradient, if it does."""
-  if gradient.dtype.itemsize > 4 or min(kernel_shape[2:]) < _LEAST_CHANNELS:
+def _tiling(input_shape, kernel_shape, geometry, dtype):
+  """The tiles in which a CPU computes both gradients, if it does."""
+  batch, *size, _ = input_shape
+  if jnp.dtype(dtype).itemsize > 4 or min(kernel_shape[2:]) < _LEAST_CHANNELS:
     return None
-  return _winograd.tiling(size, gradient.shape[0], kernel_shape, geometry)
+  return _winograd.tiling(size, batch, kernel_shape, geometry)
 
 
 def _input_gradient(gradient, kernel, input_shape, geometry):
-  size = input_shape[1:3]
-  tiling = _tiling(gradient, size, kernel.shape, geometry)
-
-  def direct(gradient, kernel):
-    form = functools.partial(
-      xla_input_gradient, input_shape=input_shape, geometry=geometry
-    )
-    return _rounded_on_gpu(form, gradient, kernel)
-
-  def in_tiles(gradient, kernel):
-    wide = gradient.astype(jnp.float32), kernel.astype(jnp.float32)
-    return _winograd.input_gradient(*wide, input_shape, geometry, tiling)
-
-  forms = {"cpu": in_tiles} if tiling else {}
-  return lax.platform_dependent(gradient, kernel, **forms, default=direct)
+  form = functools.partial(
+    xla_input_gradient, input_shape=input_shape, geometry=geometry
+  )
+  return _rounded_on_gpu(form, gradient, kernel)
 
 
 def xla_input_gradient(gradient, kernel, input_shape, geometry, result=None):
@@ -324,19 +332,11 @@ def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
 
     return _rounded_on_gpu(of_bits, gradient, packed)
 
-  if geometry.groups > 1:
-    return direct(gradient, packed)
-  size = gradient.shape[1:3]
-  tiling = _tiling(gradient, size, kernel_shape, geometry)
-
-  def on_cpu(gradient, packed):
+  def patches(gradient, packed):
     wide = gradient.astype(_accumulator(gradient.dtype))
-    if tiling:
-      return _winograd.kernel_gradient(
-        wide, packed, input_shape[-1], geometry, tiling
-      )
     return _packed.kernel_gradient(
       wide, packed, input_shape, kernel_shape, geometry
     )
 
-  return lax.platform_dependent(gradient, packed, cpu=on_cpu, default=direct)
+  forms = {"cpu": patches} if geometry.groups == 1 else {}
+  return lax.platform_dependent(gradient, packed, **forms, default=direct)

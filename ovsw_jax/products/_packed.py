@@ -251,9 +251,10 @@ def kernel_gradient(
     # Cut as it is and flattened here: a flat copy before the loop is computed
     # for it alone, beside what the gradient of the input reads.
     cut = lax.dynamic_slice_in_dim(gradient, first, count)
-    return patches.reshape(taps * channels, length) @ cut.reshape(length, out)
+    patches = patches.reshape(taps * channels, length)
+    return patches @ cut.reshape(length, out), None
 
-  total = _chunks.summed(
+  total, _ = _chunks.summed(
     product,
     jnp.zeros((taps * channels, out), gradient.dtype),
     images=batch,

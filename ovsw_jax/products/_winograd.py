@@ -8,8 +8,16 @@ It takes :math:`m \times m` outputs from :math:`n \times n` inputs :math:`d`,
 
   Y = A^\top [(G\, k\, G^\top) \odot (B^\top d\, B)]\, A.
 
-Its transpose gives the kernel's gradient. With many channels the products are
-matrix products, one for each of the :math:`n^2` places, and the rest is little.
+Of the output's gradient as :math:`d` and the kernel turned round it gives the
+input's gradient. The formula's transpose gives the kernel's gradient, turned
+round as well, out of the same :math:`d` and tiles :math:`x` of the input:
+
+.. math::
+
+  G^\top \Bigl[\sum (A\, x\, A^\top) \odot (B^\top d\, B)\Bigr]\, G.
+
+With many channels the products are matrix products, one for each of the
+:math:`n^2` places, and the rest is little.
 
 Unlike sums of bits, gradients are rounded anyway. In float32 the error here is
 up to 3e-6 of a gradient's root mean square, a few times that of sums over taps
@@ -37,12 +45,12 @@ from ovsw_jax.products._geometry import ConvGeometry, Pair
 _TAPS = 3
 # The kernel's transform is paid for by so many tiles that use it.
 _LEAST_TILES = 128
-# Transformed tiles in flight of a kernel's gradient; more of them leave the
-# cache.
-_CHUNK_BYTES, _FEW_CHUNK_BYTES = 2**25, 2**24
-# With fewer channels the products of a kernel's gradient are small: two places
-# at a time make so many of them that XLA's threads share them.
-_MANY_CHANNELS, _FEW_TOGETHER = 128, 2
+# Transformed tiles in flight; more of them leave the cache. A part is worth its
+# time where its tiles are many times as large as the sums that it adds to.
+_CHUNK_BYTES, _CHUNK_SUMS = 2**23, 16
+# Places that are in one array, and so in one batch of products. XLA computes a
+# batch of small matrices on one core, and batches side by side.
+_TOGETHER = 2
 
 
 class Tiling(NamedTuple):
@@ -113,230 +121,227 @@ def tiling(
   return None
 
 
-def _combined(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
+def _combined(
+  matrix: np.ndarray, parts: Sequence[jax.Array]
+) -> list[jax.Array]:
   """The matrix times a vector of arrays, without its zeros."""
   return [
     functools.reduce(
       jnp.add,
-      (np.float32(c) * part for c, part in zip(row, parts, strict=True) if c),
+      (
+        part.dtype.type(c) * part
+        for c, part in zip(row, parts, strict=True)
+        if c
+      ),
     )
     for row in matrix
   ]
 
 
-def _tiles(
-  x: jax.Array,
-  matrix: np.ndarray,
-  side: int,
-  before: Pair,
-  counts: Pair,
-  *,
-  axis: int,
-  together: int,
-  shape: tuple[int, int],
-) -> list[jax.Array]:
-  """`matrix @ tile @ matrix.T` of every tile of an array.
+def _rows(matrix: np.ndarray, lines: Sequence[jax.Array]) -> jax.Array:
+  """`_combined`, in one array that is written to memory.
 
-  Elementwise on all first lines, all second lines, ... it takes half the time
-  that it takes as matrix products.
+  XLA would compute what it need not put together with others anew for each of
+  its readers.
+  """
+  return lax.optimization_barrier(jnp.stack(_combined(matrix, lines)))
+
+
+def _places(
+  matrix: np.ndarray,
+  rows: Sequence[Sequence[jax.Array]],
+  shape: tuple[int, ...],
+) -> list[jax.Array]:
+  """The matrix times each of the rows; all places, `_TOGETHER` in an array.
+
+  Elementwise on whole arrays it takes half the time that it takes as matrix
+  products.
+  """
+  places = [place for row in rows for place in _combined(matrix, row)]
+  return [
+    jnp.stack(places[i : i + _TOGETHER]).reshape(_TOGETHER, *shape)
+    for i in range(0, len(places), _TOGETHER)
+  ]
+
+
+def _columns(
+  matrix: np.ndarray, places: list[jax.Array], shape: tuple[int, ...]
+) -> list[jax.Array]:
+  """`matrix @ x @ matrix.T` of arrays x in places, column by column.
 
   Args:
-    x: shape (..., height, width, ...).
-    matrix: (places, lines of a tile).
-    side: a tile begins so far after the one before it.
-    before: the first begins so far outside of the array, where zeros are.
-    counts: tiles along height and width.
-    axis: where the height is; the width comes next.
-    together: places of a row in one array; it divides them.
-    shape: of the tiles in a place: (-1, channels) or (channels, -1).
+    matrix: shape (lines, places of a row).
+    places: from `_places`, or products of such.
+    shape: of an x's place.
 
   Returns:
-    row by row of places, shape (together, *shape).
+    for each column, shape (lines, *shape).
   """
-  lines = matrix.shape[1]
-  pads = [(0, 0)] * x.ndim
-  for i, (first, count) in enumerate(zip(before, counts, strict=True)):
-    last = (count - 1) * side + lines - first - x.shape[axis + i]
-    pads[axis + i] = (first, last)
-  x = lax.optimization_barrier(jnp.pad(x, pads))
+  lines, width = matrix.shape
+  step = width // _TOGETHER
+  columns = []
+  for first in range(step):
+    rows = _rows(matrix, [x.reshape(-1) for x in places[first::step]])
+    columns += list(rows.reshape(lines, _TOGETHER, *shape).swapaxes(0, 1))
+  return _combined(matrix, columns)
 
-  def cut(x, axis, count):
+
+def _padded(x: jax.Array, by: Tiling, before: Pair, counts: Pair) -> jax.Array:
+  """With zeros where tiles reach beyond it.
+
+  Args:
+    x: shape (batch, height, width, channels).
+    by: the tiling.
+    before: the first tile begins so far outside of x.
+    counts: tiles along height and width.
+  """
+  pads = [(0, 0)] * 4
+  for axis, (first, count) in enumerate(zip(before, counts, strict=True), 1):
+    end = (count - 1) * by.side + len(by.data)
+    pads[axis] = (first, end - first - x.shape[axis])
+  return lax.optimization_barrier(jnp.pad(x, pads))
+
+
+def _gradient_tiles(x: jax.Array, by: Tiling, counts: Pair) -> list[jax.Array]:
+  """`B^T d B` of every tile d; they overlap by two lines.
+
+  Args:
+    x: from `_padded`.
+    by: the tiling.
+    counts: tiles along height and width.
+
+  Returns:
+    `_places` of shape (tiles, channels).
+  """
+  batch, height, width, channels = x.shape
+  lines = len(by.data)
+
+  def cut(x, count):
     return [
-      lax.slice_in_dim(x, i, i + (count - 1) * side + 1, side, axis=axis)
+      lax.slice_in_dim(x, i, i + (count - 1) * by.side + 1, by.side, axis=1)
       for i in range(lines)
     ]
 
-  # In one array: XLA would compute a row that it need not put together with
-  # others anew for every column that reads it.
-  rows = jnp.stack(_combined(matrix, cut(x, axis, counts[0])))
-  rows = lax.optimization_barrier(rows)
-  columns = [_combined(matrix, cut(row, axis + 1, counts[1])) for row in rows]
-  return [
-    jnp.stack(row[i : i + together]).reshape(together, *shape)
-    for row in columns
-    for i in range(0, len(row), together)
-  ]
+  # Flat, for long loops.
+  rows = _rows(by.data, cut(x.reshape(batch, height, -1), counts[0]))
+  rows = rows.reshape(lines, -1, width, channels)
+  rows = [cut(row, counts[1]) for row in rows]
+  return _places(by.data, rows, (-1, channels))
 
 
-def _products(
-  subscripts: str, left: list[jax.Array], right: list[jax.Array]
+def _whole(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Rows times powers of two that make them whole numbers, and these powers."""
+  scales = np.ones((len(matrix), 1))
+  while (fractions := (scales * matrix % 1).any(axis=1)).any():
+    scales[fractions] *= 2
+  return (scales * matrix).astype(np.int16), scales
+
+
+def _bit_tiles(
+  packed: jax.Array, channels: int, by: Tiling, counts: Pair
 ) -> list[jax.Array]:
-  """Matrix products of all places, those of an array in one batch.
+  """`A x A^T` of every tile x of the bits, A in `_whole` numbers.
 
-  XLA computes a batch of small matrices on one core. Batches that do not wait
-  for each other it computes side by side.
-  """
-  return [
-    jnp.einsum(subscripts, a, b) for a, b in zip(left, right, strict=True)
-  ]
-
-
-def _from_tiles(
-  sums: list[jax.Array], matrix: np.ndarray, batch: int, counts: Pair
-) -> jax.Array:
-  """`matrix @ tile @ matrix.T` of every tile, put together as NHWC.
+  These are small: as int16 they are computed at twice the rate.
 
   Args:
-    sums: for each row of places, shape (places, tiles, channels).
-    matrix: (side of a tile, places).
-    batch: how many images there are.
+    packed: shape (batch, height, width, words), from `pack_bits`.
+    channels: so many bits there are of each.
+    by: the tiling.
     counts: tiles along height and width.
 
   Returns:
-    shape (batch, height, width, channels).
+    `_places` of shape (channels, tiles), float32.
   """
-  side, places = matrix.shape
-  sums = [s.reshape(places, batch, *counts, s.shape[-1]) for s in sums]
-  rows = lax.optimization_barrier(jnp.stack(_combined(matrix, sums)))
-  columns = [rows[:, place] for place in range(places)]
-  out = jnp.stack(_combined(matrix, columns), axis=4)
-  out = jnp.moveaxis(out, 0, 2)  # batch, tiles, side, tiles, side, channels
-  return out.reshape(batch, counts[0] * side, counts[1] * side, -1)
-
-
-def _of_kernel(matrix: np.ndarray, kernel: jax.Array) -> jax.Array:
-  """`matrix @ k @ matrix.T` of the kernels k of all pairs of channels.
-
-  Args:
-    matrix: shape (p, q).
-    kernel: shape (q * q, in, out).
-
-  Returns:
-    shape (p * p, in, out).
-  """
-  both = np.kron(matrix, matrix).astype(np.float32)
-  flat = both @ kernel.reshape(kernel.shape[0], -1)
-  return flat.reshape(-1, *kernel.shape[1:])
-
-
-def input_gradient(
-  gradient: jax.Array,
-  kernel: jax.Array,
-  input_shape: tuple[int, ...],
-  geometry: ConvGeometry,
-  by: Tiling,
-) -> jax.Array:
-  """Transposed convolution of the output gradient with the kernel.
-
-  Args:
-    gradient: of the output, shape (batch, height', width', out), float32.
-    kernel: shape (3, 3, in, out), float32.
-    input_shape: (batch, height, width, in).
-    geometry: of the convolution.
-    by: from `tiling`, for the input's height and width.
-
-  Returns:
-    shape `input_shape`, float32.
-  """
-  batch, height, width, _ = input_shape
-  counts = by.counts((height, width))
-  before = tuple(_TAPS - 1 - side[0] for side in geometry.padding)
-  data = _tiles(
-    gradient,
-    by.data,
-    by.side,
-    before,
-    counts,
-    axis=1,
-    together=len(by.data),
-    shape=(-1, gradient.shape[-1]),
+  matrix, _ = _whole(by.output.T)
+  side, (batch, *size, words) = by.side, packed.shape
+  filled = [count * side for count in counts]
+  beyond = [(0, f - s) for f, s in zip(filled, size, strict=True)]
+  packed = jnp.pad(packed, ((0, 0), *beyond, (0, 0)))
+  # Cut and turned as words, and put together: XLA would turn them anew for each
+  # bit of theirs.
+  turned = jnp.stack(
+    [
+      packed[:, r::side, c::side].reshape(-1, words).T
+      for r, c in np.ndindex(side, side)
+    ]
   )
-  flipped = by.kernel[:, ::-1]
-  weights = _of_kernel(flipped, kernel.reshape(-1, *kernel.shape[2:]))
-  weights = jnp.split(weights, len(by.data))
-  sums = _products("kto,kio->kti", data, weights)
-  out = _from_tiles(sums, by.output, batch, counts)
-  return out[:, :height, :width]
+  turned = lax.optimization_barrier(turned)
+  bits = unpack_bits(turned, channels, jnp.int16, axis=1)
+  bits = bits.reshape(side, side, channels, batch, *counts)
+  if filled != size:
+    down, across = (
+      (jnp.arange(f) < s).reshape(-1, side).T.astype(bits.dtype)
+      for f, s in zip(filled, size, strict=True)
+    )
+    bits *= down[:, None, None, None, :, None] * across[:, None, None, None, :]
+  rows = _rows(matrix, list(bits.reshape(side, -1)))
+  rows = rows.reshape(len(matrix), side, -1)
+  places = _places(matrix, [list(row) for row in rows], (channels, -1))
+  return [place.astype(jnp.float32) for place in places]
 
 
-def kernel_gradient(
+def _kernel_places(matrix: np.ndarray, kernel: jax.Array) -> list[jax.Array]:
+  """`matrix @ k @ matrix.T` of the kernels k of all pairs of channels."""
+  rows = _rows(matrix, list(kernel.reshape(_TAPS, -1)))
+  rows = rows.reshape(len(matrix), _TAPS, -1)
+  return _places(matrix, [list(row) for row in rows], kernel.shape[2:])
+
+
+def gradients(
   gradient: jax.Array,
   packed: jax.Array,
-  channels: int,
+  kernel: jax.Array,
   geometry: ConvGeometry,
   by: Tiling,
-) -> jax.Array:
-  """Correlation of the input bits with the output gradient.
+) -> tuple[jax.Array, jax.Array]:
+  """Of the input bits and of the kernel, given that of the output.
 
   Args:
     gradient: of the output, shape (batch, height', width', out), float32.
     packed: shape (batch, height, width, words), from `pack_bits`.
-    channels: input channels, so many bits there are of each.
+    kernel: shape (3, 3, in, out), float32.
     geometry: of the convolution.
-    by: from `tiling`, for the output's height and width.
+    by: from `tiling`, for the input's height and width.
 
   Returns:
-    shape (3, 3, in, out), float32.
+    shapes (batch, height, width, in) and (3, 3, in, out), float32.
   """
-  batch, *size, outputs = gradient.shape
+  batch, *size, _ = packed.shape
+  channels, outputs = kernel.shape[2:]
   counts = by.counts(size)
-  before = tuple(side[0] for side in geometry.padding)
-  of_bits = functools.partial(
-    _tiles, matrix=by.data, side=by.side, before=before, counts=counts, axis=1
-  )
-  of_gradient = functools.partial(
-    _tiles,
-    matrix=by.output.T,
-    side=by.side,
-    before=(0, 0),
-    counts=counts,
-    shape=(-1, outputs),
-  )
+  before = tuple(_TAPS - 1 - side[0] for side in geometry.padding)
+  turned = by.kernel[:, ::-1]
+  weights = _kernel_places(turned, kernel)
+  # Before it is cut into parts, for XLA pads it where it computes it.
+  padded = _padded(gradient, by, before, counts)
 
-  def channels_last(first, count):
+  def products(subscripts, left, right):
+    return [
+      jnp.einsum(subscripts, a, b) for a, b in zip(left, right, strict=True)
+    ]
+
+  def part(first, count):
+    cut = lax.dynamic_slice_in_dim(padded, first, count)
     words = lax.dynamic_slice_in_dim(packed, first, count)
-    cut = lax.dynamic_slice_in_dim(gradient, first, count)
-    bits = unpack_bits(words, channels, gradient.dtype)
-    together = len(by.data)
-    data = of_bits(bits, together=together, shape=(-1, channels))
-    weights = of_gradient(cut, axis=1, together=together)
-    return jnp.concatenate(_products("kti,kto->kio", data, weights))
+    data = _gradient_tiles(cut, by, counts)
+    bits = _bit_tiles(words, channels, by, counts)
+    # XLA's are fast where the left side is summed over its last axis.
+    sums = products("kit,kto->kio", bits, data)
+    places = products("kto,kio->kti", data, weights)
+    columns = _columns(by.output, places, (count, *counts, channels))
+    out = jnp.moveaxis(jnp.stack(columns, axis=4), 0, 2)
+    out = out.reshape(count, *(by.side * n for n in counts), channels)
+    return sums, out[:, : size[0], : size[1]]
 
-  # Of few channels a product is a sum over many tiles. XLA's is fast if these
-  # are innermost on its left; with images innermost of them, what comes before
-  # the product still works on whole vectors.
-  few = max(channels, outputs) < _MANY_CHANNELS
-  if few:
-    packed = jnp.moveaxis(packed, (0, 3), (3, 0))
-    packed = lax.optimization_barrier(packed)
-
-  def images_last(first, count):
-    words = lax.dynamic_slice_in_dim(packed, first, count, axis=3)
-    cut = lax.dynamic_slice_in_dim(gradient, first, count)
-    bits = unpack_bits(words, channels, gradient.dtype, axis=0)
-    together = _FEW_TOGETHER
-    data = of_bits(bits, together=together, shape=(channels, -1))
-    cut = jnp.moveaxis(cut, 0, 2)
-    weights = of_gradient(cut, axis=0, together=together)
-    return jnp.concatenate(_products("kit,kto->kio", data, weights))
-
-  zeros = jnp.zeros((by.places, channels, outputs), gradient.dtype)
-  sums = _chunks.summed(
-    images_last if few else channels_last,
-    zeros,
+  place_bytes = weights[0].nbytes // _TOGETHER
+  sums, to_input = _chunks.summed(
+    part,
+    [jnp.zeros_like(place) for place in weights],
     images=batch,
     image_bytes=4 * by.places * int(np.prod(counts)) * (channels + outputs),
-    most_bytes=max(_FEW_CHUNK_BYTES if few else _CHUNK_BYTES, zeros.nbytes),
+    most_bytes=max(_CHUNK_BYTES, _CHUNK_SUMS * by.places * place_bytes),
   )
-  out = _of_kernel(by.kernel.T, sums)
-  return out.reshape(_TAPS, _TAPS, channels, outputs)
+  _, scales = _whole(by.output.T)
+  columns = _columns((turned / scales).T, sums, (channels, outputs))
+  return to_input, jnp.stack(columns, axis=1)
