@@ -1,13 +1,15 @@
 """Times the forms of a binary convolution that `products` chooses from.
 
   python -m benchmarks.convolution_forms
-  python -m benchmarks.convolution_forms --layers=128x32x16,32x4x512
+  python -m benchmarks.convolution_forms --layers=128x32x16,128x32x16/2
 
 Forward and both gradients of a 3x3 convolution, as XLA's convolution and in the
 forms that a CPU gets: on packed bits, which are popcount, and matrix products
-with unpacked patches for the kernel's gradient; and both gradients in tiles
-(Winograd's). Forward packs its bits inside what is measured. A layer is
-BATCHxSIZExCHANNELS, with as many output channels as input channels.
+with unpacked patches for the kernel's gradient; both gradients in tiles
+(Winograd's); and on packed bits with the input's gradient apart, by remainders
+of the stride. Forward packs its bits inside what is measured. A layer is
+BATCHxSIZExCHANNELS, with as many output channels as input channels, or with a
+/STRIDE, so many times as many of them.
 """
 
 import argparse
@@ -17,29 +19,43 @@ from typing import Any, NamedTuple
 
 from benchmarks import arguments, report, timing, workers
 
-_LAYERS = "128x32x16,128x16x32,128x8x64,32x32x64,32x16x128,32x8x256,32x4x512"
+_LAYERS = (
+  "128x32x16,128x32x16/2,128x16x32,128x16x32/2,128x8x64,"
+  "32x32x64,32x32x64/2,32x16x128,32x16x128/2,32x8x256,32x8x256/2,32x4x512"
+)
 _PARTS = ("forward", "gradients")
 # Beside XLA's convolution, where a part has them.
-_FORMS = ("packed", "tiles")
+_FORMS = ("packed", "tiles", "apart")
 
 
 class Layer(NamedTuple):
-  """Shape of a convolution's input."""
+  """Shape of a convolution's input, and its stride."""
 
   batch: int
   size: int
   channels: int
+  stride: int = 1
+
+  @property
+  def outputs(self) -> int:
+    """Output channels."""
+    return self.channels * self.stride
 
 
 def layers(text: str) -> list[Layer]:
-  """Comma-separated BATCHxSIZExCHANNELS."""
+  """Comma-separated BATCHxSIZExCHANNELS or BATCHxSIZExCHANNELS/STRIDE."""
+
+  def layer(part: str) -> Layer:
+    shape, *stride = part.split("/")
+    batch, size, channels = map(arguments.count, shape.split("x"))
+    return Layer(batch, size, channels, *map(arguments.count, stride))
+
   try:
-    return [
-      Layer(*map(arguments.count, part.split("x"))) for part in text.split(",")
-    ]
-  except (TypeError, argparse.ArgumentTypeError):
+    return [layer(part) for part in text.split(",")]
+  except (TypeError, ValueError, argparse.ArgumentTypeError):
     raise argparse.ArgumentTypeError(
-      f"{text!r} is no list of BATCHxSIZExCHANNELS such as 128x32x16"
+      f"{text!r} is no list of BATCHxSIZExCHANNELS such as 128x32x16 or "
+      "128x32x16/2"
     ) from None
 
 
@@ -72,35 +88,40 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   import jax.numpy as jnp
 
   from ovsw_jax import products, sign
-  from ovsw_jax.products import _convolution, _packed, _winograd
+  from ovsw_jax.products import _packed, _winograd, _xla
 
-  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  strides = (layer.stride, layer.stride)
+  geometry = products.ConvGeometry(strides, padding=((1, 1), (1, 1)))
   shape = (layer.batch, layer.size, layer.size, layer.channels)
-  kernel_shape = (3, 3, layer.channels, layer.channels)
+  kernel_shape = (3, 3, layer.channels, layer.outputs)
   keys = jax.random.split(jax.random.key(0), 3)
   bits = sign.hard_sign(jax.random.normal(keys[0], shape))
   kernel = sign.hard_sign(jax.random.normal(keys[1], kernel_shape))
-  gradient = jax.random.normal(keys[2], shape)
+  side = -(-layer.size // layer.stride)
+  gradient = jax.random.normal(
+    keys[2], (layer.batch, side, side, layer.outputs)
+  )
   packed = products.pack_bits(bits)
 
   def counted(bits, kernel):
     sums = _packed.convolve(products.pack_bits(bits), kernel, geometry)
     return sums.astype(jnp.float32)
 
-  input_gradient = functools.partial(
-    _convolution.xla_input_gradient, input_shape=shape, geometry=geometry
-  )
+  options = {"input_shape": shape, "geometry": geometry}
 
   def xla(gradient, packed, kernel):
     unpacked = products.unpack_bits(packed, layer.channels, jnp.float32)
-    return input_gradient(gradient, kernel), _convolution.xla_kernel_gradient(
+    to_input = _xla.input_gradient(gradient, kernel, **options)
+    return to_input, _xla.kernel_gradient(
       gradient, unpacked, kernel_shape, geometry
     )
 
-  def patches(gradient, packed, kernel):
-    return input_gradient(gradient, kernel), _packed.kernel_gradient(
+  def patches(gradient, packed, kernel, of_input=_xla.input_gradient):
+    return of_input(gradient, kernel, **options), _packed.kernel_gradient(
       gradient, packed, shape, kernel_shape, geometry
     )
+
+  apart = functools.partial(patches, of_input=_xla.strided_input_gradient)
 
   def tiles(gradient, packed, kernel):
     return _winograd.gradients(gradient, packed, kernel, geometry, tiling)
@@ -109,20 +130,22 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
     return functools.partial(jax.jit(function), *operands)
 
   xla_forward = functools.partial(
-    _convolution.xla_convolve, geometry=geometry, dtype=jnp.float32
+    _xla.convolve, geometry=geometry, dtype=jnp.float32
   )
   forward = {
     "xla": form(xla_forward, bits, kernel),
     "packed": form(counted, bits, kernel),
   }
+  forms = {"xla": xla, "packed": patches}
+  tiling = _winograd.tiling(shape[1:3], layer.batch, kernel_shape, geometry)
+  if tiling:
+    forms["tiles"] = tiles
+  if layer.stride > 1:
+    forms["apart"] = apart
   gradients = {
     name: form(function, gradient, packed, kernel)
-    for name, function in (("xla", xla), ("packed", patches), ("tiles", tiles))
+    for name, function in forms.items()
   }
-  size = (layer.size, layer.size)
-  tiling = _winograd.tiling(size, layer.batch, kernel_shape, geometry)
-  if not tiling:
-    del gradients["tiles"]
   return dict(zip(_PARTS, (forward, gradients), strict=True))
 
 
@@ -138,13 +161,14 @@ def _turn(form: Callable[[], Any]) -> timing.Turn:
 
 def table(content: dict[str, Any]) -> str:
   """Markdown, one row a layer and part."""
-  header = ["batch, size, width", "part", "XLA, ms"]
+  header = ["batch, size, width / stride", "part", "XLA, ms"]
   for name in _FORMS:
     header += [f"{name}, ms", "ratio"]
   rows = []
   for row in content["rows"]:
     cells = [
-      f"{row['batch']}, {row['size']}x{row['size']}, {row['channels']}",
+      f"{row['batch']}, {row['size']}x{row['size']}, {row['channels']}"
+      + (f" / {row['stride']}" if row["stride"] > 1 else ""),
       row["part"],
       report.milliseconds(row["xla_seconds"]),
     ]
@@ -167,19 +191,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     "--layers",
     type=layers,
     default=_LAYERS,
-    help="comma-separated BATCHxSIZExCHANNELS (default: %(default)s)",
+    help="comma-separated BATCHxSIZExCHANNELS, or with /STRIDE (default: "
+    "%(default)s)",
   )
   parser.add_argument(
     "--smoke",
     action="store_true",
-    help="a tiny layer, to see that it works here; numbers that mean nothing",
+    help="tiny layers, to see that it works here; numbers that mean nothing",
   )
   arguments.add_rounds(parser, 15)
   arguments.add_process(parser)
   arguments.add_out(parser, "convolution_forms")
   chosen = parser.parse_args(argv)
   if chosen.smoke:
-    chosen.layers, chosen.rounds = [Layer(128, 4, 8)], 2
+    chosen.layers, chosen.rounds = [Layer(128, 4, 8), Layer(2, 5, 8, 2)], 2
   return chosen
 
 

@@ -139,10 +139,13 @@ def test_convolution_forms(tmp_path, capsys):
     convolution_forms, tmp_path / "x.json", capsys, "--smoke"
   )
   parts = [row["part"] for row in content["rows"]]
-  assert parts == ["forward", "gradients"]
-  forward, gradients = printed[1:]
-  assert forward[4].endswith(")") and forward[6] == ""  # no tiles
-  assert gradients[4].endswith(")") and gradients[6].endswith(")")
+  assert parts == 2 * ["forward", "gradients"]
+  # Columns of ratios: on packed bits, in tiles, apart by stride.
+  there = [[line[i].endswith(")") for i in (4, 6, 8)] for line in printed[1:]]
+  plain, strided = [True, True, False], [True, False, True]
+  forward = [True, False, False]
+  assert there == [forward, plain, forward, strided]
+  assert printed[3][0] == "2, 5x5, 8 / 2"
 
 
 def test_kernels(tmp_path, capsys):
@@ -225,6 +228,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("epoch_time", "--epochs=1", "at least 2, as the first one compiles"),
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
+    ("convolution_forms", "--layers=3x4x5/2/2", "'3x4x5/2/2' is no list of"),
     ("decode", "--batch=999", "--batch=999 is more than --count=256"),
     ("device_layouts", "--batch=0", "'0' is no whole number above 0"),
     ("streamed_run", "--train=100", "--train=100 are too few for a stop"),

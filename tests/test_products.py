@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 from ovsw_jax import products, sign
-from ovsw_jax.products import _convolution, _packed
+from ovsw_jax.products import _convolution, _packed, _xla
+from ovsw_jax.products._geometry import output_size
 
 GEOMETRIES = [
   products.ConvGeometry(strides, padding, dilation, groups)
@@ -171,6 +172,26 @@ def test_a_gpu_rounds_gradients_of_bfloat16(dtype, narrow):
   ]
   results = [line.rpartition("->")[2] for line in convolutions]
   assert sum("bf16" in result for result in results) == 2 * narrow
+
+
+@pytest.mark.parametrize(
+  "strides, kernel", (((2, 2), 3), ((1, 2), 2), ((3, 2), 3), ((2, 2), 5))
+)
+def test_a_strided_input_gradient_apart(strides, kernel, x64):
+  keys = jax.random.split(jax.random.key(0))
+  for size, padding in itertools.product(
+    ((8, 8), (7, 10)), (((1, 1), (1, 1)), ((0, 2), (3, 0)))
+  ):
+    geometry = products.ConvGeometry(strides, padding)
+    shape = (2, *size, 3)
+    weights = jax.random.normal(keys[0], (kernel, kernel, 3, 4))
+    height, width = output_size(geometry, size, (kernel, kernel))
+    gradient = jax.random.normal(keys[1], (2, height, width, 4))
+    operands = gradient, weights, shape, geometry
+    apart = _xla.strided_input_gradient(*operands)
+    whole = _xla.input_gradient(*operands)
+    assert apart.shape == shape
+    np.testing.assert_allclose(apart, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_sizes_that_strides_do_not_divide():

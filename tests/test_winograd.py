@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovsw_jax import products, sign
-from ovsw_jax.products import _convolution, _winograd
+from ovsw_jax.products import _winograd, _xla
 
 SAME = products.ConvGeometry(padding=((1, 1), (1, 1)))
 PADDINGS = (SAME.padding, ((0, 0), (0, 0)), ((2, 1), (0, 2)))
@@ -17,7 +17,7 @@ def operands(shape, outputs, geometry):
   keys = jax.random.split(jax.random.key(0), 3)
   bits = sign.hard_sign(jax.random.normal(keys[0], shape, jnp.float64))
   kernel = jax.random.normal(keys[1], (3, 3, shape[-1], outputs), jnp.float64)
-  out = _convolution.xla_convolve(bits, kernel, geometry, jnp.float64)
+  out = _xla.convolve(bits, kernel, geometry, jnp.float64)
   return bits, kernel, jax.random.normal(keys[2], out.shape, jnp.float64)
 
 
@@ -50,8 +50,8 @@ def test_both_gradients(padding, by, channels, x64):
     by,
   )
   exact = (
-    _convolution.xla_input_gradient(gradient, kernel, shape, geometry),
-    _convolution.xla_kernel_gradient(gradient, bits, kernel.shape, geometry),
+    _xla.input_gradient(gradient, kernel, shape, geometry),
+    _xla.kernel_gradient(gradient, bits, kernel.shape, geometry),
   )
   for got, want in zip(ours, exact, strict=True):
     assert_close(got, want, 2e-6)

@@ -16,7 +16,7 @@ from jax import lax
 from ovsw_jax import nn, products, quantizers
 from ovsw_jax.nn import _geometry, _slots
 from ovsw_jax.nn._binary import _window_mean
-from ovsw_jax.products._convolution import xla_convolve
+from ovsw_jax.products import _xla
 
 # How activations become bits. The first is foldable: where it follows a
 # normalization, the two are one comparison. The others need what they name.
@@ -101,7 +101,7 @@ class PackedConv(linen.Module):
     if self.real:
       with jax.ensure_compile_time_eval():  # a constant of the program
         kernel = products.unpack_bits(words, inputs, jnp.int8, axis=2)
-      sums = xla_convolve(bits, kernel, geometry, jnp.float32)
+      sums = _xla.convolve(bits, kernel, geometry, jnp.float32)
       # They are whole numbers; this keeps a runtime from multiplying what comes
       # next into the kernel, where a sum of zero would no more be zero.
       sums = jnp.round(sums)

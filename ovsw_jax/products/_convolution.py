@@ -35,19 +35,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from ovsw_jax.products import _packed, _winograd
+from ovsw_jax.products import _packed, _winograd, _xla
 from ovsw_jax.products._bits import pack_bits, unpack_bits
-from ovsw_jax.products._geometry import ConvGeometry, dilated
+from ovsw_jax.products._geometry import ConvGeometry
 
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
 _LEAST_CHANNELS = 16
-
-
-def _accumulator(dtype) -> jnp.dtype:
-  return jnp.promote_types(dtype, jnp.float32)
+# Input channels up to which a strided convolution's gradient is faster apart.
+_FEW_CHANNELS = 32
 
 
 def _half_is_exact(kernel_shape: tuple[int, ...]) -> bool:
@@ -97,36 +96,22 @@ def binary_conv(
   return _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
 
 
-def xla_convolve(bits, kernel, geometry, dtype, result=None) -> jax.Array:
-  """`binary_conv` as XLA's own convolution, in a dtype of its own if given."""
-  return lax.conv_general_dilated(
-    bits.astype(dtype),
-    kernel.astype(dtype),
-    window_strides=geometry.strides,
-    padding=geometry.padding,
-    rhs_dilation=geometry.dilation,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=geometry.groups,
-    preferred_element_type=result or _accumulator(dtype),
-  )
-
-
 def _xla_convolve_half(bits, kernel, geometry, dtype) -> jax.Array:
-  """`xla_convolve` of bits with bits, through float16."""
+  """`_xla.convolve` of bits with bits, through float16."""
   half = jnp.float16
-  sums = xla_convolve(bits, kernel, geometry, half, half)
-  return sums.astype(_accumulator(dtype))
+  sums = _xla.convolve(bits, kernel, geometry, half, half)
+  return sums.astype(_xla.accumulator(dtype))
 
 
 def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def direct(bits, packed, kernel):
     del packed
-    return xla_convolve(bits, kernel, geometry, dtype)
+    return _xla.convolve(bits, kernel, geometry, dtype)
 
   def counted(bits, packed, kernel):
     del bits
     sums = _packed.convolve(packed, kernel, geometry)
-    return sums.astype(_accumulator(dtype))
+    return sums.astype(_xla.accumulator(dtype))
 
   def by_kernel(bits, packed, kernel):
     # The branch does more than choose: XLA would fuse the sum into each of its
@@ -137,7 +122,7 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def by_promise(bits, packed, kernel):
     del bits
     sums = _packed.convolve(packed, kernel, geometry, apart=True)
-    return sums.astype(_accumulator(dtype))
+    return sums.astype(_xla.accumulator(dtype))
 
   def half(bits, packed, kernel):
     del packed
@@ -186,7 +171,7 @@ def packed_conv(
 
   def unpacked(bits, words):
     kernel = unpack_bits(words, kernel_shape[2], jnp.bfloat16, axis=2)
-    sums = xla_convolve(bits, kernel, geometry, jnp.bfloat16)
+    sums = _xla.convolve(bits, kernel, geometry, jnp.bfloat16)
     return sums.astype(jnp.int32)
 
   def half(bits, words):
@@ -245,13 +230,13 @@ binary_conv.defvjp(_forward, _backward)
 
 def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   """`function(gradient, other, result)`, a 16-bit result on a GPU if it may."""
-  wide = functools.partial(function, result=_accumulator(gradient.dtype))
+  wide = functools.partial(function, result=_xla.accumulator(gradient.dtype))
   if gradient.dtype.itemsize > 2:
     return wide(gradient, other)
 
   def rounded(gradient, other):
     out = function(gradient, other, result=gradient.dtype)
-    return out.astype(_accumulator(gradient.dtype))
+    return out.astype(_xla.accumulator(gradient.dtype))
 
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
 
@@ -265,75 +250,39 @@ def _tiling(input_shape, kernel_shape, geometry, dtype):
 
 
 def _input_gradient(gradient, kernel, input_shape, geometry):
-  form = functools.partial(
-    xla_input_gradient, input_shape=input_shape, geometry=geometry
-  )
-  return _rounded_on_gpu(form, gradient, kernel)
+  options = {"input_shape": input_shape, "geometry": geometry}
+  form = functools.partial(_xla.input_gradient, **options)
 
+  def direct(gradient, kernel):
+    return _rounded_on_gpu(form, gradient, kernel)
 
-def xla_input_gradient(gradient, kernel, input_shape, geometry, result=None):
-  """Transposed convolution of the output gradient with the kernel."""
-  height, width, in_per_group, out = kernel.shape
-  groups = geometry.groups
-  # (h, w, in/g, g, out/g) -> (h, w, out/g, g, in/g): swap in and out by group.
-  kernel = kernel.reshape(height, width, in_per_group, groups, out // groups)
-  kernel = kernel.transpose(0, 1, 4, 3, 2)[::-1, ::-1]
-  kernel = kernel.reshape(height, width, out // groups, groups * in_per_group)
-  padding = []
-  for axis in (0, 1):
-    reach = dilated(kernel.shape[axis], geometry.dilation[axis])
-    spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
-    before = reach - 1 - geometry.padding[axis][0]
-    padding.append(
-      (before, input_shape[axis + 1] + reach - 1 - spread - before)
-    )
-  return lax.conv_general_dilated(
-    gradient,
-    kernel,
-    window_strides=(1, 1),
-    padding=padding,
-    lhs_dilation=geometry.strides,
-    rhs_dilation=geometry.dilation,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-    preferred_element_type=result or _accumulator(gradient.dtype),
-  )
+  def by_stride(gradient, kernel):
+    return _xla.strided_input_gradient(gradient, kernel, **options)
 
-
-def xla_kernel_gradient(
-  gradient, bits, kernel_shape, geometry, result=None
-) -> jax.Array:
-  """Correlation of the input bits with the output gradient, by XLA."""
-  padding = []
-  for axis in (0, 1):
-    reach = dilated(kernel_shape[axis], geometry.dilation[axis])
-    spread = dilated(gradient.shape[axis + 1], geometry.strides[axis])
-    before = geometry.padding[axis][0]
-    after = spread + reach - 1 - bits.shape[axis + 1] - before
-    padding.append((before, after))
-  return lax.conv_general_dilated(
-    bits,
-    gradient,
-    window_strides=geometry.dilation,
-    padding=padding,
-    rhs_dilation=geometry.strides,
-    # The batch is summed over, so it stands where input channels do.
-    dimension_numbers=("CHWN", "IHWO", "HWNC"),
-    batch_group_count=geometry.groups,
-    preferred_element_type=result or _accumulator(gradient.dtype),
-  )
+  strides = geometry.strides
+  forms = {}
+  if (
+    geometry == ConvGeometry(strides, geometry.padding)
+    and max(strides) > 1
+    and np.all(np.less_equal(strides, kernel.shape[:2]))
+    and kernel.shape[2] <= _FEW_CHANNELS
+  ):
+    forms["cpu"] = by_stride
+  return lax.platform_dependent(gradient, kernel, **forms, default=direct)
 
 
 def _kernel_gradient(gradient, packed, input_shape, kernel_shape, geometry):
   def direct(gradient, packed):
     def of_bits(gradient, packed, result):
       bits = unpack_bits(packed, input_shape[-1], gradient.dtype)
-      return xla_kernel_gradient(gradient, bits, kernel_shape, geometry, result)
+      return _xla.kernel_gradient(
+        gradient, bits, kernel_shape, geometry, result
+      )
 
     return _rounded_on_gpu(of_bits, gradient, packed)
 
   def patches(gradient, packed):
-    wide = gradient.astype(_accumulator(gradient.dtype))
+    wide = gradient.astype(_xla.accumulator(gradient.dtype))
     return _packed.kernel_gradient(
       wide, packed, input_shape, kernel_shape, geometry
     )
