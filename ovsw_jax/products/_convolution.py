@@ -2,28 +2,31 @@
 
 Which form computes it is decided here alone, by the platform that the program
 is lowered for, and on a CPU by whether the kernel is binary: then its sums are
-counted by exclusive or and popcount, which gives the same numbers. Gradients of
-3x3 kernels a CPU computes in tiles where that pays (`_winograd`), and otherwise
-the kernel's as products with unpacked patches.
+counted by exclusive or and popcount, which gives the same numbers. Both
+gradients of 3x3 kernels of stride 1 a CPU computes in tiles (`_winograd`).
+Otherwise the kernel's are products with unpacked patches, and the input's XLA's
+transposed convolution, which with a stride and few channels is taken apart.
 `benchmarks/convolution_forms.py` measures them all; on two cores with AVX-512,
 3x3, float32, in milliseconds:
 
-===================  ==============  ======================  ==============
-input                forward         kernel gradient         input gradient
--------------------  --------------  ----------------------  --------------
-batch, size, width   XLA   popcount  XLA   patches   tiles   XLA      tiles
-===================  ====  ========  ====  =======   ======  =======  =====
-128, 32x32, 16       5.9   1.3       11.3  6.5       6.0     6.1      8.7
-128, 16x16, 32       6.4   0.8       9.3   5.4       3.2     6.3      3.5
-128, 8x8, 64         6.0   0.7       7.5   4.2       3.1     6.1      4.5
-32, 32x32, 64        25.3  2.2       27.4  17.8      12.6    25.8     12.5
-32, 16x16, 128       12.2  1.7       16.9  14.5      8.2     12.5     7.7
-32, 8x8, 256         12.9  1.8       17.5  16.6      9.6     13.8     7.3
-32, 4x4, 512         13.9  2.4       14.9  14.7      12.7    19.1     10.1
-===================  ====  ========  ====  =======   ======  =======  =====
+=======================  ==============  ============================
+input                    forward         both gradients
+-----------------------  --------------  ----------------------------
+batch, size, width       XLA   popcount  XLA   patches  tiles   apart
+=======================  ====  ========  ====  =======  =====   =====
+128, 32x32, 16           6.3   1.3       19.3  14.9     12.9
+128, 32x32, 16, by two   7.1   1.3       23.8  17.7             10.5
+128, 16x16, 32           6.9   0.9       25.2  16.1     7.9
+128, 16x16, 32, by two   4.6   0.8       15.4  8.5              8.6
+128, 8x8, 64             6.2   0.7       17.6  11.2     4.2
+32, 32x32, 64            25.6  2.3       53.5  45.0     15.7
+32, 32x32, 64, by two    13.6  1.4       26.3  19.7             21.4
+32, 16x16, 128           12.8  1.7       28.6  26.8     11.1
+32, 8x8, 256             12.1  1.6       26.1  26.4     12.8
+32, 4x4, 512             13.5  2.4       31.4  31.3     17.2
+=======================  ====  ========  ====  =======  =====   =====
 
-Other input gradients are XLA's transposed convolution, and on other platforms
-all three are XLA's convolutions.
+On other platforms all three are XLA's convolutions.
 
 On a GPU, cuDNN writes what it multiplies: of 16-bit operands there are no
 float32 results, and XLA would widen the operands instead, to twice the memory
@@ -45,7 +48,8 @@ from ovsw_jax.products._geometry import ConvGeometry
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
 _LEAST_CHANNELS = 16
-# Input channels up to which a strided convolution's gradient is faster apart.
+# Input channels up to which a strided convolution's gradient is taken apart. At
+# 32 it takes as long and keeps one core busy, not both.
 _FEW_CHANNELS = 32
 
 
