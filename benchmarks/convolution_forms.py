@@ -88,7 +88,7 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
   import jax.numpy as jnp
 
   from ovsw_jax import products, sign
-  from ovsw_jax.products import _packed, _winograd, _xla
+  from ovsw_jax.products import _packed, _tiling, _winograd, _xla
 
   strides = (layer.stride, layer.stride)
   geometry = products.ConvGeometry(strides, padding=((1, 1), (1, 1)))
@@ -137,7 +137,7 @@ def _parts(layer: Layer) -> dict[str, dict[str, Callable[[], Any]]]:
     "packed": form(counted, bits, kernel),
   }
   forms = {"xla": xla, "packed": patches}
-  tiling = _winograd.tiling(shape[1:3], layer.batch, kernel_shape, geometry)
+  tiling = _tiling.choose(shape[1:3], layer.batch, kernel_shape, geometry)
   if tiling:
     forms["tiles"] = tiles
   if layer.stride > 1:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovsw_jax import products, sign
-from ovsw_jax.products import _winograd, _xla
+from ovsw_jax.products import _tiling, _winograd, _xla
 
 SAME = products.ConvGeometry(padding=((1, 1), (1, 1)))
 PADDINGS = (SAME.padding, ((0, 0), (0, 0)), ((2, 1), (0, 2)))
@@ -36,7 +36,7 @@ def assert_close(ours, exact, error):
 
 
 @pytest.mark.parametrize("channels", (8, 24, 64))
-@pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
+@pytest.mark.parametrize("by", _tiling.TILINGS, ids=lambda by: by.side)
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_both_gradients(padding, by, channels, x64):
   geometry = products.ConvGeometry(padding=padding)
@@ -57,7 +57,7 @@ def test_both_gradients(padding, by, channels, x64):
     assert_close(got, want, 2e-6)
 
 
-@pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
+@pytest.mark.parametrize("by", _tiling.TILINGS, ids=lambda by: by.side)
 def test_matrices_filter_exactly(by):
   rng = np.random.default_rng(0)
   line, kernel = rng.normal(size=len(by.data)), rng.normal(size=3)
@@ -69,7 +69,7 @@ def test_matrices_filter_exactly(by):
   np.testing.assert_allclose(taps, np.correlate(line, outputs), rtol=1e-12)
 
 
-@pytest.mark.parametrize("by", _winograd._TILINGS, ids=lambda by: by.side)
+@pytest.mark.parametrize("by", _tiling.TILINGS, ids=lambda by: by.side)
 def test_bits_in_whole_numbers(by):
   whole, scales = _winograd._whole(by.output.T)
   np.testing.assert_array_equal(whole / scales, by.output.T)
@@ -80,9 +80,7 @@ def test_bits_in_whole_numbers(by):
 
 def test_tiles_are_taken_where_they_save_half_the_products():
   def side(size, batch=128, kernel=(3, 3, 64, 64), **geometry):
-    by = _winograd.tiling(
-      size, batch, kernel, products.ConvGeometry(**geometry)
-    )
+    by = _tiling.choose(size, batch, kernel, products.ConvGeometry(**geometry))
     return by and by.side
 
   padding = SAME.padding
@@ -132,7 +130,7 @@ def test_a_convolution_takes_them(dtype, x64, monkeypatch):
 
 def test_chunks_give_the_whole(x64, monkeypatch, part_sizes):
   bits, kernel, gradient = operands((6, 8, 8, 8), 8, SAME)
-  packed, by = products.pack_bits(bits), _winograd._TILINGS[0]
+  packed, by = products.pack_bits(bits), _tiling.TILINGS[0]
   gradient, kernel = single(gradient, kernel)
 
   def both():

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ovsw_jax.products import _packed, _winograd, _xla
+from ovsw_jax.products import _packed, _tiling, _winograd, _xla
 from ovsw_jax.products._bits import pack_bits, unpack_bits
 from ovsw_jax.products._geometry import ConvGeometry
 
@@ -218,7 +218,7 @@ def _backward(geometry, dtype, binary_kernel, residuals, gradient):
     gradient, kernel = gradient.astype(wide), kernel.astype(wide)
     return _winograd.gradients(gradient, packed, kernel, geometry, tiling)
 
-  tiling = _tiling(shape, kernel.shape, geometry, dtype)
+  tiling = _tiles(shape, kernel.shape, geometry, dtype)
   to_input, to_kernel = lax.platform_dependent(
     gradient,
     packed,
@@ -245,12 +245,12 @@ def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
 
 
-def _tiling(input_shape, kernel_shape, geometry, dtype):
+def _tiles(input_shape, kernel_shape, geometry, dtype):
   """The tiles in which a CPU computes both gradients, if it does."""
   batch, *size, _ = input_shape
   if jnp.dtype(dtype).itemsize > 4 or min(kernel_shape[2:]) < _LEAST_CHANNELS:
     return None
-  return _winograd.tiling(size, batch, kernel_shape, geometry)
+  return _tiling.choose(size, batch, kernel_shape, geometry)
 
 
 def _input_gradient(gradient, kernel, input_shape, geometry):

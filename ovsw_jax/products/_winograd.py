@@ -30,95 +30,23 @@ References:
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.polynomial import polynomial
 
 from ovsw_jax.products import _chunks
 from ovsw_jax.products._bits import unpack_bits
 from ovsw_jax.products._geometry import ConvGeometry, Pair
+from ovsw_jax.products._tiling import TAPS, Tiling
 
-_TAPS = 3
-# The kernel's transform is paid for by so many tiles that use it.
-_LEAST_TILES = 128
 # Transformed tiles in flight; more of them leave the cache. A part is worth its
 # time where its tiles are many times as large as the sums that it adds to.
 _CHUNK_BYTES, _CHUNK_SUMS = 2**23, 16
 # Places that are in one array, and so in one batch of products. XLA computes a
 # batch of small matrices on one core, and batches side by side.
 _TOGETHER = 2
-
-
-class Tiling(NamedTuple):
-  """Outputs in tiles of `side` x `side`, with the matrices of the formula."""
-
-  side: int  # m
-  output: np.ndarray  # A^T, (m, n)
-  kernel: np.ndarray  # G, (n, 3)
-  data: np.ndarray  # B^T, (n, n)
-
-  @property
-  def places(self) -> int:
-    """Products a tile and pair of channels."""
-    return len(self.data) ** 2
-
-  def counts(self, size: Sequence[int]) -> Pair:
-    """Tiles along height and width."""
-    return -(-size[0] // self.side), -(-size[1] // self.side)
-
-
-def _tiling(side: int, points: Sequence[float]) -> Tiling:
-  """By Lagrange's interpolation of a product of two polynomials.
-
-  Both are known at the points and at infinity.
-  """
-  others = [[q for q in points if q != p] for p in points]
-  scale = np.array(
-    [
-      np.prod([p - q for q in rest])
-      for p, rest in zip(points, others, strict=True)
-    ]
-  )
-  output = np.hstack([np.vander(points, side, True).T, np.eye(side)[:, -1:]])
-  kernel = np.vander(points, _TAPS, True) / scale[:, None]
-  data = [np.append(polynomial.polyfromroots(rest), 0) for rest in others]
-  data.append(polynomial.polyfromroots(points))
-  kernel = np.vstack([kernel, np.eye(_TAPS)[-1:]])
-  return Tiling(side, output, kernel, np.array(data))
-
-
-# Large tiles first. Of points that are easy to multiply by, those of tiles of
-# four have the smallest rounding errors.
-_TILINGS = (
-  _tiling(4, (0.0, 1.0, -1.0, 2.0, -0.5)),
-  _tiling(2, (0.0, 1.0, -1.0)),
-)
-
-
-def tiling(
-  size: Pair, batch: int, kernel_shape: Sequence[int], geometry: ConvGeometry
-) -> Tiling | None:
-  """What outputs of such a size are best computed in, if in tiles at all.
-
-  Tiles that do not fit the size evenly are computed whole; the products are at
-  most half of those of sums over taps.
-  """
-  if (
-    tuple(kernel_shape[:2]) != (_TAPS, _TAPS)
-    or geometry._replace(padding=ConvGeometry().padding) != ConvGeometry()
-    or not all(0 <= p < _TAPS for side in geometry.padding for p in side)
-  ):
-    return None
-  for choice in _TILINGS:
-    tiles = int(np.prod(choice.counts(size)))
-    half = 2 * tiles * choice.places <= _TAPS**2 * size[0] * size[1]
-    if half and batch * tiles >= _LEAST_TILES:
-      return choice
-  return None
 
 
 def _combined(
@@ -283,8 +211,8 @@ def _bit_tiles(
 
 def _kernel_places(matrix: np.ndarray, kernel: jax.Array) -> list[jax.Array]:
   """`matrix @ k @ matrix.T` of the kernels k of all pairs of channels."""
-  rows = _rows(matrix, list(kernel.reshape(_TAPS, -1)))
-  rows = rows.reshape(len(matrix), _TAPS, -1)
+  rows = _rows(matrix, list(kernel.reshape(TAPS, -1)))
+  rows = rows.reshape(len(matrix), TAPS, -1)
   return _places(matrix, [list(row) for row in rows], kernel.shape[2:])
 
 
@@ -302,7 +230,7 @@ def gradients(
     packed: shape (batch, height, width, words), from `pack_bits`.
     kernel: shape (3, 3, in, out), float32.
     geometry: of the convolution.
-    by: from `tiling`, for the input's height and width.
+    by: from `_tiling.choose`, for the input's height and width.
 
   Returns:
     shapes (batch, height, width, in) and (3, 3, in, out), float32.
@@ -310,7 +238,7 @@ def gradients(
   batch, *size, _ = packed.shape
   channels, outputs = kernel.shape[2:]
   counts = by.counts(size)
-  before = tuple(_TAPS - 1 - side[0] for side in geometry.padding)
+  before = tuple(TAPS - 1 - side[0] for side in geometry.padding)
   turned = by.kernel[:, ::-1]
   weights = _kernel_places(turned, kernel)
   # Before it is cut into parts, for XLA pads it where it computes it.
