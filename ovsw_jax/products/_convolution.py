@@ -214,17 +214,14 @@ def _backward(geometry, dtype, binary_kernel, residuals, gradient):
     )
 
   def in_tiles(gradient, packed, kernel):
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = _xla.accumulator(dtype)
     gradient, kernel = gradient.astype(wide), kernel.astype(wide)
     return _winograd.gradients(gradient, packed, kernel, geometry, tiling)
 
   tiling = _tiles(shape, kernel.shape, geometry, dtype)
+  forms = {"cpu": in_tiles} if tiling else {}
   to_input, to_kernel = lax.platform_dependent(
-    gradient,
-    packed,
-    kernel.astype(dtype),
-    **({"cpu": in_tiles} if tiling else {}),
-    default=one_by_one,
+    gradient, packed, kernel.astype(dtype), **forms, default=one_by_one
   )
   return to_input.astype(like.dtype), to_kernel.astype(kernel.dtype)
 

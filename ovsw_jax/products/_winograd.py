@@ -92,6 +92,14 @@ def _places(
   ]
 
 
+def _transformed(matrix: np.ndarray, x: jax.Array) -> list[jax.Array]:
+  """`matrix @ x @ matrix.T` of arrays x, shape (lines, lines, ...)."""
+  lines, shape = len(x), x.shape[2:]
+  rows = _rows(matrix, list(x.reshape(lines, -1)))
+  rows = rows.reshape(len(matrix), lines, -1)
+  return _places(matrix, [list(row) for row in rows], shape)
+
+
 def _columns(
   matrix: np.ndarray, places: list[jax.Array], shape: tuple[int, ...]
 ) -> list[jax.Array]:
@@ -203,17 +211,8 @@ def _bit_tiles(
       for f, s in zip(filled, size, strict=True)
     )
     bits *= down[:, None, None, None, :, None] * across[:, None, None, None, :]
-  rows = _rows(matrix, list(bits.reshape(side, -1)))
-  rows = rows.reshape(len(matrix), side, -1)
-  places = _places(matrix, [list(row) for row in rows], (channels, -1))
+  places = _transformed(matrix, bits.reshape(side, side, channels, -1))
   return [place.astype(jnp.float32) for place in places]
-
-
-def _kernel_places(matrix: np.ndarray, kernel: jax.Array) -> list[jax.Array]:
-  """`matrix @ k @ matrix.T` of the kernels k of all pairs of channels."""
-  rows = _rows(matrix, list(kernel.reshape(TAPS, -1)))
-  rows = rows.reshape(len(matrix), TAPS, -1)
-  return _places(matrix, [list(row) for row in rows], kernel.shape[2:])
 
 
 def gradients(
@@ -240,7 +239,7 @@ def gradients(
   counts = by.counts(size)
   before = tuple(TAPS - 1 - side[0] for side in geometry.padding)
   turned = by.kernel[:, ::-1]
-  weights = _kernel_places(turned, kernel)
+  weights = _transformed(turned, kernel)
   # Before it is cut into parts, for XLA pads it where it computes it.
   padded = _padded(gradient, by, before, counts)
 
@@ -262,13 +261,12 @@ def gradients(
     out = out.reshape(count, *(by.side * n for n in counts), channels)
     return sums, out[:, : size[0], : size[1]]
 
-  place_bytes = weights[0].nbytes // _TOGETHER
   sums, to_input = _chunks.summed(
     part,
     [jnp.zeros_like(place) for place in weights],
     images=batch,
     image_bytes=4 * by.places * int(np.prod(counts)) * (channels + outputs),
-    most_bytes=max(_CHUNK_BYTES, _CHUNK_SUMS * by.places * place_bytes),
+    most_bytes=max(_CHUNK_BYTES, _CHUNK_SUMS * sum(w.nbytes for w in weights)),
   )
   _, scales = _whole(by.output.T)
   columns = _columns((turned / scales).T, sums, (channels, outputs))

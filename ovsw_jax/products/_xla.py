@@ -56,7 +56,7 @@ def input_gradient(gradient, kernel, input_shape, geometry, result=None):
 
 
 def strided_input_gradient(
-  gradient, kernel, input_shape, geometry, result=None
+  gradient, kernel, input_shape, geometry
 ) -> jax.Array:
   """`input_gradient` of a strided convolution, without its zeros.
 
@@ -69,7 +69,6 @@ def strided_input_gradient(
     kernel: shape (height, width, in, out); at least the strides.
     input_shape: (batch, height, width, in).
     geometry: of one group, not dilated.
-    result: dtype, if another than that of the sums.
   """
   batch, *size, channels = input_shape
   strides = geometry.strides
@@ -86,7 +85,6 @@ def strided_input_gradient(
       kernel[tuple(taps)],
       (batch, *counts, channels),
       ConvGeometry(padding=tuple(padding)),
-      result,
     )
 
   rows = [
