@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ovsw_jax import _sums
 from ovsw_jax.optax import _hyperparameters, _masks, _statistics
 
 
@@ -133,13 +134,17 @@ def ags(
       _statistics.float_dtype(g), _statistics.float_dtype(p)
     )
 
-    def norm(x):
-      return jnp.sqrt(
-        jnp.sum(jnp.square(x.astype(dtype)), axis=axes, keepdims=True)
-      )
+    def norm(x, **options):
+      squares = jnp.square(x.astype(dtype))
+      if squares.ndim < 2:
+        return jnp.sqrt(jnp.sum(squares, keepdims=True))
+      kept = -1 if output_axis is None else output_axis
+      sums = _sums.channel_sums(squares, kept, **options)
+      return jnp.expand_dims(jnp.sqrt(sums), axes)
 
     low = jnp.asarray(grad_eps, dtype), jnp.asarray(eps, dtype)
-    return jnp.maximum(norm(g), low[0]) / jnp.maximum(norm(p), low[1])
+    gradient = norm(g, halvings=_sums.OF_GRADIENTS)
+    return jnp.maximum(gradient, low[0]) / jnp.maximum(norm(p), low[1])
 
   def each_filter(reduce, tree, params):
     def leaf(path, x, p):

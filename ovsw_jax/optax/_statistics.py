@@ -1,5 +1,6 @@
 """Signs of weights, and exact counts of them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ovsw_jax import _sums
+
+# Six halvings add 64 flags, of which two fit into a uint16.
+_HALVINGS = 6
 # The bit of a compact state's uint16 that is set where a weight is positive.
 SIGN = 0x8000
 
@@ -113,36 +118,22 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   return result
 
 
+@functools.partial(jax.jit, static_argnames="dtype", inline=True)
 def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
   """The numbers of `True` in one or two arrays of the same shape.
 
-  On CPUs, XLA writes out the operand of a long reduction and then reads it back
-  one number at a time. A sum of at most 16 it computes together with the flags,
-  in a single vectorised pass. So such short runs come first, of both arrays
-  together, as the two bytes of uint16.
+  Both are counted together, as the two bytes of uint16.
   """
-  shape = flags[0].shape
-  spec = jax.typeof(flags[0]).sharding.spec
-  # Not along the last axis, where memory is contiguous, if there is another;
-  # nor one that is sharded explicitly, which might not split.
-  axes = [
-    i for i in range(max(len(shape) - 1, 1)) if spec[i : i + 1] == (None,)
-  ]
-  if not axes:
-    return [jnp.sum(flag, dtype=dtype) for flag in flags]
-  run, axis = max((_run_length(shape[i]), i) for i in axes)
-  split = *shape[:axis], shape[axis] // run, run, *shape[axis + 1 :]
-  both = sum(flag.astype(jnp.uint16) << 8 * i for i, flag in enumerate(flags))
-  runs = jnp.sum(both.reshape(split), axis=axis + 1, dtype=jnp.uint16)
-  return [
-    jnp.sum((runs >> 8 * i) & jnp.uint16(255), dtype=dtype)
-    for i in range(len(flags))
-  ]
+  wide = jnp.uint8 if len(flags) == 1 else jnp.uint16
+  both = sum(flag.astype(wide) << 8 * i for i, flag in enumerate(flags))
+  byte = jnp.asarray(255, wide)
 
+  def totals(both):
+    return [
+      jnp.sum((both >> 8 * i) & byte, dtype=dtype) for i in range(len(flags))
+    ]
 
-def _run_length(size: int) -> int:
-  """The largest divisor of `size` that is at most 16."""
-  return max(n for n in range(1, 17) if size % n == 0)
+  return _sums.by_halves(both, totals, halvings=_HALVINGS)
 
 
 def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from ovsw_jax import _sums
+
 _VARIANCE_EPSILON = 1e-5  # of the OvSW and ReCU code, under the root
 
 
@@ -23,8 +25,12 @@ def mean_magnitude(latent: jax.Array) -> jax.Array:
     >>> quantizers.mean_magnitude(jnp.array([[1.0, 0.0], [-3.0, 2.0]])).tolist()
     [2.0, 1.0]
   """
-  magnitude = jnp.mean(jnp.abs(latent), axis=per_output(latent))
-  return jax.lax.stop_gradient(magnitude)
+  return _mean(jnp.abs(jax.lax.stop_gradient(latent)))
+
+
+def _mean(x: jax.Array) -> jax.Array:
+  """The mean of each output channel, shape (out,)."""
+  return _sums.channel_sums(x) / (x.size // x.shape[-1])
 
 
 def _check_variance(latent: jax.Array) -> None:
@@ -84,13 +90,10 @@ def standardized_magnitude(latent: jax.Array) -> jax.Array:
     0.66666...
   """
   _check_variance(latent)
-  axes = per_output(latent)
-  centred = latent - jnp.mean(latent, axis=axes, keepdims=True)
-  # Centred once: `jnp.var` would do it again, a pass over all weights more.
+  latent = jax.lax.stop_gradient(latent)
+  centred = latent - _mean(latent)
+  # `jnp.var` would centre it again.
   count = latent.size // latent.shape[-1]
-  variance = jnp.sum(jnp.square(centred), axis=axes) / (count - 1)
+  variance = _sums.channel_sums(jnp.square(centred)) / (count - 1)
   # mean|w0 / sd| = mean|w0| / sd: the standardized tensor is never built.
-  magnitude = jnp.mean(jnp.abs(centred), axis=axes)
-  return jax.lax.stop_gradient(
-    magnitude / jnp.sqrt(variance + _VARIANCE_EPSILON)
-  )
+  return _mean(jnp.abs(centred)) / jnp.sqrt(variance + _VARIANCE_EPSILON)

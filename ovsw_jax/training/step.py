@@ -7,7 +7,7 @@ and metrics are then averaged over it before anything is updated.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax import data, methods
+from ovsw_jax import _sums, data, methods
 from ovsw_jax.training.state import TrainState
 
 # Scalars that the transforms publish in their state, where they are in use.
@@ -191,12 +191,13 @@ def update(
     "loss": mean(loss),
     "accuracy": mean(accuracy),
     "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
-    "gradient_norm": optax.tree.norm(gradient),
+    "gradient_norm": _norm(gradient),
     **statistics(opt_state),
     **flip_rates(opt_state),
   }
+  last = (metrics["gradient_norm"], *statistics(opt_state).values())
   after = state.replace(
-    params=optax.apply_updates(base, updates),
+    params=optax.apply_updates(base, _known_after(updates, last)),
     batch_stats=batch_stats,
     opt_state=opt_state,
     memory=view.remember(base, gradient) if view else state.memory,
@@ -207,6 +208,30 @@ def update(
     after = jax.tree.map(keep, after, state)
     metrics["skipped"] = 1.0 - finite.astype(loss.dtype)
   return after.replace(step=state.step + 1), metrics
+
+
+def _known_after(updates: Any, values: Sequence[jax.Array]) -> Any:
+  """`updates`, for all that XLA knows different if a value were negative.
+
+  Backward pass and flip counts read the parameters. XLA's CPU backend, which
+  orders by data alone, copies all of them first unless their change depends on
+  what comes of those. None of the values ever is negative.
+  """
+  negative = functools.reduce(jnp.logical_or, (v < 0 for v in values))
+  return jax.tree.map(
+    lambda u: jnp.where(negative, jnp.zeros_like(u), u), updates
+  )
+
+
+def _norm(gradient: Any) -> jax.Array:
+  """The global norm, of sums of squares that `ags` computes as well."""
+  squares = [
+    jnp.sum(_sums.channel_sums(g, halvings=_sums.OF_GRADIENTS))
+    if g.ndim > 1
+    else jnp.sum(g)
+    for g in map(jnp.square, jax.tree.leaves(gradient))
+  ]
+  return jnp.sqrt(sum(squares))
 
 
 def _accumulated(gradient_of, params, batch_stats, inputs, labels, parts: int):
