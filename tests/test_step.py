@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -173,6 +174,23 @@ def test_scanned_and_single_steps_agree():
     s, single = jax.jit(body)(s, None)
     np.testing.assert_allclose(metrics["loss"][i], single["loss"], rtol=1e-5)
   assert_same(scanned.params, s.params, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU")
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_donated_step_copies_no_latent_weight(binary):
+  """Whatever reads them is known to come before they change."""
+  r = recipe()
+  tx = optimizer.make("sgd", r.schedule, transform=None, binary=binary)
+  r = dataclasses.replace(r, tx=tx)
+  train = jax.jit(
+    functools.partial(step.train_step, recipe=r), donate_argnums=0
+  )
+  arguments = start(r), *batch(), jax.random.key(0)
+  program = train.lower(*arguments).compile().as_text()
+  latent = r"state_params__conv____latent__[.\d]*"
+  assert re.search(latent, program)
+  assert not re.search(rf" copy\(%?{latent}\)", program)
 
 
 @pytest.mark.parametrize("how", ["pmap", "shard_map", "shard_map_unchecked"])
