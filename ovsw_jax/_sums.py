@@ -3,8 +3,9 @@
 On CPUs, XLA takes a pass over memory for what is summed and another, of a
 single number at a time for integers, for the sum. Halves that are added to each
 other it computes together with what they hold, vectorised, in one pass; the
-sum over the few numbers that are left is cheap. Beyond four halvings it takes
-more passes again, since it computes every operand as often as it is used.
+sum over the few numbers that are left is cheap. Beyond four halvings of real
+numbers it takes a pass over all of them again, since it would compute each
+operand as often as it is used; of flags, whose sums are bytes, six still pay.
 """
 
 import functools
