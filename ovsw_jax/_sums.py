@@ -9,7 +9,7 @@ operand as often as it is used; of flags, whose sums are bytes, six still pay.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,43 +21,47 @@ _SMALL = 2**12  # Numbers below which one sum is as fast.
 OF_GRADIENTS = 3
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "halvings"), inline=True)
-def channel_sums(
-  x: jax.Array, axis: int = -1, *, halvings: int = 4
+@functools.partial(
+  jax.jit, static_argnames=("axes", "keepdims", "halvings"), inline=True
+)
+def sums(
+  x: jax.Array,
+  axes: tuple[int, ...],
+  *,
+  keepdims: bool = False,
+  halvings: int = 4,
 ) -> jax.Array:
-  """Sums over all axes but one, added up in float32 or float64.
+  """`jnp.sum`, added up in float32 or float64.
 
   Args:
-    x: shape (..., channels, ...), floating-point, of two axes or more.
-    axis: the axis that stays.
+    x: floating-point, any shape.
+    axes: what is summed over, counted from the first.
+    keepdims: whether these axes stay, of length one.
     halvings: at most so many before the sum on CPUs.
 
   Returns:
-    shape (channels,), dtype as `x`.
+    The sums, dtype as `x`.
   """
-  axis %= x.ndim
-  others = tuple(i for i in range(x.ndim) if i != axis)
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return by_halves(
-    wide, functools.partial(jnp.sum, axis=others), halvings, axis
-  ).astype(x.dtype)
+  total = functools.partial(jnp.sum, axis=axes, keepdims=keepdims)
+  return by_halves(wide, total, axes, halvings).astype(x.dtype)
 
 
 def by_halves(
   x: jax.Array,
   total: Callable[[jax.Array], jax.Array],
+  axes: Sequence[int],
   halvings: int,
-  kept: int | None = None,
 ) -> jax.Array:
   """`total` of an array whose halves are first added to each other on CPUs.
 
   Args:
     x: any array.
-    total: sums over axes, at least over all that may be halved.
-    halvings: at most so many, along the axis that has the most.
-    kept: an axis that is not halved. The last, where memory is contiguous, is
-      not either, if there is another; nor is one that is sharded explicitly,
-      which might not split.
+    total: sums over axes.
+    axes: these, counted from the first. Halved is the one that divides most
+      often; but not the array's last, where memory is contiguous, if it has
+      another, nor one that is sharded explicitly, which might not split.
+    halvings: at most so many.
 
   Returns:
     What `total` gives.
@@ -67,8 +71,8 @@ def by_halves(
   spec = jax.typeof(x).sharding.spec
   possible = [
     (min(_twos(x.shape[i]), halvings), i)
-    for i in range(max(x.ndim - 1, 1))
-    if i != kept and spec[i : i + 1] == (None,)
+    for i in axes
+    if i < max(x.ndim - 1, 1) and spec[i : i + 1] == (None,)
   ]
   times, axis = max(possible, default=(0, 0))
 

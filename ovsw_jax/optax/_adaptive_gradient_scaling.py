@@ -136,11 +136,7 @@ def ags(
 
     def norm(x, **options):
       squares = jnp.square(x.astype(dtype))
-      if squares.ndim < 2:
-        return jnp.sqrt(jnp.sum(squares, keepdims=True))
-      kept = -1 if output_axis is None else output_axis
-      sums = _sums.channel_sums(squares, kept, **options)
-      return jnp.expand_dims(jnp.sqrt(sums), axes)
+      return jnp.sqrt(_sums.sums(squares, axes, keepdims=True, **options))
 
     low = jnp.asarray(grad_eps, dtype), jnp.asarray(eps, dtype)
     gradient = norm(g, halvings=_sums.OF_GRADIENTS)

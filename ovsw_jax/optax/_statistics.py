@@ -133,7 +133,7 @@ def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
       jnp.sum((both >> 8 * i) & byte, dtype=dtype) for i in range(len(flags))
     ]
 
-  return _sums.by_halves(both, totals, halvings=_HALVINGS)
+  return _sums.by_halves(both, totals, range(both.ndim), _HALVINGS)
 
 
 def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:

@@ -30,7 +30,7 @@ def mean_magnitude(latent: jax.Array) -> jax.Array:
 
 def _mean(x: jax.Array) -> jax.Array:
   """The mean of each output channel, shape (out,)."""
-  return _sums.channel_sums(x) / (x.size // x.shape[-1])
+  return _sums.sums(x, per_output(x)) / (x.size // x.shape[-1])
 
 
 def _check_variance(latent: jax.Array) -> None:
@@ -94,6 +94,6 @@ def standardized_magnitude(latent: jax.Array) -> jax.Array:
   centred = latent - _mean(latent)
   # `jnp.var` would centre it again.
   count = latent.size // latent.shape[-1]
-  variance = _sums.channel_sums(jnp.square(centred)) / (count - 1)
+  variance = _sums.sums(jnp.square(centred), per_output(latent)) / (count - 1)
   # mean|w0 / sd| = mean|w0| / sd: the standardized tensor is never built.
   return _mean(jnp.abs(centred)) / jnp.sqrt(variance + _VARIANCE_EPSILON)

@@ -187,15 +187,16 @@ def update(
   gradient, batch_stats = mean(gradient), mean(batch_stats)
   base = seen(state.params) if view and view.overwrite else state.params
   updates, opt_state = recipe.tx.update(gradient, state.opt_state, base)
+  found = statistics(opt_state)
   metrics = {
     "loss": mean(loss),
     "accuracy": mean(accuracy),
     "learning_rate": jnp.asarray(recipe.schedule(state.step), loss.dtype),
     "gradient_norm": _norm(gradient),
-    **statistics(opt_state),
+    **found,
     **flip_rates(opt_state),
   }
-  last = (metrics["gradient_norm"], *statistics(opt_state).values())
+  last = (metrics["gradient_norm"], *found.values())
   after = state.replace(
     params=optax.apply_updates(base, _known_after(updates, last)),
     batch_stats=batch_stats,
@@ -226,10 +227,8 @@ def _known_after(updates: Any, values: Sequence[jax.Array]) -> Any:
 def _norm(gradient: Any) -> jax.Array:
   """The global norm, of sums of squares that `ags` computes as well."""
   squares = [
-    jnp.sum(_sums.channel_sums(g, halvings=_sums.OF_GRADIENTS))
-    if g.ndim > 1
-    else jnp.sum(g)
-    for g in map(jnp.square, jax.tree.leaves(gradient))
+    _sums.sums(jnp.square(g), tuple(range(g.ndim)), halvings=_sums.OF_GRADIENTS)
+    for g in jax.tree.leaves(gradient)
   ]
   return jnp.sqrt(sum(squares))
 
