@@ -14,11 +14,12 @@ PACKAGE = ROOT / "ovsw_jax"
 FLOORS = {
   "_version": set(),
   "sign": set(),
+  "_bits": set(),
   "_sums": set(),
-  "optax": {"_sums"},
+  "optax": {"_bits", "_sums"},
   "data": set(),
   "quantizers": {"_sums", "sign"},
-  "products": {"sign"},
+  "products": {"_bits", "sign"},
   "nn": {"products", "quantizers", "sign"},
   "models": {"nn", "products", "quantizers", "sign"},
   "methods": {"models", "nn", "optax", "products", "quantizers", "sign"},
@@ -40,6 +41,7 @@ FLOORS = {
 # Third parties of the floors that must stay light.
 THIRD_PARTIES = {
   "_version": set(),
+  "_bits": {"jax"},
   "_sums": {"jax"},
   "sign": {"jax"},
   "products": {"jax", "numpy"},

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from ovsw_jax import _sums
+from ovsw_jax import _bits, _sums
 
 # Six halvings add 64 flags, of which two fit into a uint16.
 _HALVINGS = 6
@@ -35,9 +36,32 @@ def positive(params: optax.Params) -> Any:
   def leaf(p):
     if isinstance(p, jax.ShapeDtypeStruct):
       return jnp.ones_like(p, dtype=jnp.bool_)
-    return p >= 0
+    return _positive(jnp.asarray(p))
 
   return jax.tree.map(leaf, params)
+
+
+@functools.partial(jax.jit, inline=True)
+def _positive(p: jax.Array) -> jax.Array:
+  """`p >= 0`, on CPUs read from the words that forward packs a kernel into.
+
+  Each transform then reads a thirty-second of the weights' bytes. The words
+  are written down as a binary layer does, as bits of +1 and -1, so that XLA
+  makes those of both once.
+  """
+
+  def compared(p):
+    return p >= 0
+
+  def packed(p):
+    one = jnp.ones((), p.dtype)
+    return _bits.through_words(jnp.where(compared(p), one, -one))
+
+  # What is sharded explicitly might not split into words.
+  whole = jax.typeof(p).sharding.spec[p.ndim - 2 : p.ndim - 1] == (None,)
+  if not (whole and _bits.are_whole_words(p.shape)):
+    return compared(p)
+  return lax.platform_dependent(p, cpu=packed, default=compared)
 
 
 def sign_bit(positive: jax.Array) -> jax.Array:

@@ -7,9 +7,9 @@ dtype of the operands: sums of bits are integers, which bfloat16 holds exactly
 only up to 256.
 """
 
-from ovsw_jax.products._bits import pack_bits as pack_bits
-from ovsw_jax.products._bits import pack_kernel as pack_kernel
-from ovsw_jax.products._bits import unpack_bits as unpack_bits
+from ovsw_jax._bits import pack_bits as pack_bits
+from ovsw_jax._bits import pack_kernel as pack_kernel
+from ovsw_jax._bits import unpack_bits as unpack_bits
 from ovsw_jax.products._convolution import binary_conv as binary_conv
 from ovsw_jax.products._convolution import packed_conv as packed_conv
 from ovsw_jax.products._dot import binary_dot as binary_dot

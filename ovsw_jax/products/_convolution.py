@@ -41,8 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ovsw_jax._bits import pack_bits, unpack_bits
 from ovsw_jax.products import _packed, _tiling, _winograd, _xla
-from ovsw_jax.products._bits import pack_bits, unpack_bits
 from ovsw_jax.products._geometry import ConvGeometry
 
 _PLAIN = ConvGeometry()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ovsw_jax.products._bits import pack_bits, unpack_bits
+from ovsw_jax._bits import pack_bits, unpack_bits
 from ovsw_jax.products._convolution import packed_conv
 
 

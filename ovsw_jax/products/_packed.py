@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ovsw_jax.products import _chunks
-from ovsw_jax.products._bits import (
+from ovsw_jax._bits import (
   pack_bits,
   pack_kernel,
   unpack_bits,
   word_dtype,
 )
+from ovsw_jax.products import _chunks
 from ovsw_jax.products._geometry import (
   ConvGeometry,
   output_size,

@@ -36,8 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ovsw_jax._bits import unpack_bits
 from ovsw_jax.products import _chunks
-from ovsw_jax.products._bits import unpack_bits
 from ovsw_jax.products._geometry import ConvGeometry, Pair
 from ovsw_jax.products._tiling import TAPS, Tiling
 
