@@ -73,12 +73,6 @@ def pack_kernel(kernel: jax.Array) -> jax.Array:
   return _pack(kernel, kernel.ndim - 2)
 
 
-def _apart(packed: jax.Array, axis: int) -> jax.Array:
-  """Bits of words, 0 or 1 on an axis after theirs, in their dtype."""
-  places = _places(packed.dtype, packed.ndim - 1 - axis)
-  return (jnp.expand_dims(packed, axis + 1) >> places) & 1
-
-
 def unpack_bits(
   packed: jax.Array,
   count: int,
@@ -103,11 +97,13 @@ def unpack_bits(
     [1, -1, 1, 1]
   """
   axis %= packed.ndim
-  bits = _apart(packed, axis)
+  places = _places(packed.dtype, packed.ndim - 1 - axis)
+  bits = (jnp.expand_dims(packed, axis + 1) >> places) & 1
   # The arithmetic form vectorizes better than a choice between +1 and -1.
   whole = dtype if jnp.issubdtype(dtype, jnp.signedinteger) else jnp.int32
   signs = (2 * bits.astype(whole) - 1).astype(dtype)
-  signs = signs.reshape(*packed.shape[:axis], -1, *packed.shape[axis + 1 :])
+  filled = packed.shape[axis] * bits.shape[axis + 1]
+  signs = signs.reshape(*packed.shape[:axis], filled, *packed.shape[axis + 1 :])
   return lax.slice_in_dim(signs, 0, count, axis=axis)
 
 
@@ -116,16 +112,3 @@ def are_whole_words(shape: tuple[int, ...]) -> bool:
   if len(shape) < 2 or not shape[-2]:
     return False
   return shape[-2] % jnp.iinfo(word_dtype(shape[-2])).bits == 0
-
-
-def through_words(signs: jax.Array) -> jax.Array:
-  """Where +1 and -1 are +1, read from `pack_kernel`'s words.
-
-  Args:
-    signs: shape (..., in, out), such that `are_whole_words`.
-
-  Returns:
-    Booleans of the same shape.
-  """
-  ones = _apart(pack_kernel(signs), signs.ndim - 2)
-  return ones.astype(jnp.bool_).reshape(signs.shape)

@@ -55,7 +55,8 @@ def _positive(p: jax.Array) -> jax.Array:
 
   def packed(p):
     one = jnp.ones((), p.dtype)
-    return _bits.through_words(jnp.where(compared(p), one, -one))
+    words = _bits.pack_kernel(jnp.where(compared(p), one, -one))
+    return _bits.unpack_bits(words, p.shape[-2], jnp.int8, axis=-2) > 0
 
   # What is sharded explicitly might not split into words.
   whole = jax.typeof(p).sharding.spec[p.ndim - 2 : p.ndim - 1] == (None,)
