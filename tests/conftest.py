@@ -77,6 +77,16 @@ def part_sizes(monkeypatch):
 
 
 @pytest.fixture
+def on_cpu():
+  """For what XLA's CPU backend alone does.
+
+  A mark would ask at import, and start the backend of all who import its file.
+  """
+  if jax.default_backend() != "cpu":
+    pytest.skip("other platforms do this otherwise")
+
+
+@pytest.fixture
 def x64():
   """Float64 for the length of one test."""
   with jax.enable_x64(True):

@@ -58,12 +58,10 @@ def gradient_and_signs(layer, params, x, signs):
   return jax.grad(loss)(params), seen
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("signs", [False, True])
 def test_a_kernel_is_packed_once(signs):
   """The words of the forward pass and of a transform are the same to XLA."""
-  # Asked here: at import it would start the backend of those who import this.
-  if jax.default_backend() != "cpu":
-    pytest.skip("other platforms compare weights where they are")
   layer, x = layers.BinaryConv(5, 3), jnp.ones((2, 8, 8, 32))
   params = layer.init(jax.random.key(0), x)
   taken = jax.jit(gradient_and_signs, static_argnums=(0, 3))

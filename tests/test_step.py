@@ -176,12 +176,10 @@ def test_scanned_and_single_steps_agree():
   assert_same(scanned.params, s.params, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("binary", [True, False])
 def test_a_donated_step_copies_no_latent_weight(binary):
   """Whatever reads them is known to come before they change."""
-  # Asked here: at import it would start the backend of those who import this.
-  if jax.default_backend() != "cpu":
-    pytest.skip("other platforms order what reads and what writes")
   r = recipe()
   tx = optimizer.make("sgd", r.schedule, transform=None, binary=binary)
   r = dataclasses.replace(r, tx=tx)

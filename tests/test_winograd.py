@@ -99,10 +99,9 @@ def test_tiles_are_taken_where_they_save_half_the_products():
   assert side((32, 32), groups=2) is None
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16))
 def test_a_convolution_takes_them(dtype, x64, monkeypatch):
-  if jax.default_backend() != "cpu":
-    pytest.skip("other platforms do without tiles")
   taken, form = [], _winograd.gradients
   monkeypatch.setattr(
     _winograd, "gradients", lambda *args: taken.append(1) or form(*args)
