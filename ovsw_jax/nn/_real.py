@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ovsw_jax import products
 from ovsw_jax.nn import _geometry, _initializers
 from ovsw_jax.nn._normalization import normalize
 
@@ -57,12 +58,8 @@ class RealConv(nn.Module):
       (*size, x.shape[-1], self.features),
       self.param_dtype,
     )
-    y = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=geometry.strides,
-      padding=geometry.padding,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    y = products.real_conv(
+      x.astype(self.dtype), kernel.astype(self.dtype), geometry
     ).astype(jnp.promote_types(self.dtype, jnp.float32))
     if self.use_bias:
       y += self.param(

@@ -16,3 +16,4 @@ from ovsw_jax.products._dot import binary_dot as binary_dot
 from ovsw_jax.products._dot import packed_dot as packed_dot
 from ovsw_jax.products._geometry import ConvGeometry as ConvGeometry
 from ovsw_jax.products._geometry import Pair as Pair
+from ovsw_jax.products._real import real_conv as real_conv

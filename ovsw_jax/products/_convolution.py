@@ -44,6 +44,7 @@ from jax import lax
 from ovsw_jax._bits import pack_bits, unpack_bits
 from ovsw_jax.products import _packed, _tiling, _winograd, _xla
 from ovsw_jax.products._geometry import ConvGeometry
+from ovsw_jax.products._repeated import repeated
 
 _PLAIN = ConvGeometry()
 # Channels, of input and of output, from which `_winograd` is faster.
@@ -110,7 +111,8 @@ def _xla_convolve_half(bits, kernel, geometry, dtype) -> jax.Array:
 def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def direct(bits, packed, kernel):
     del packed
-    return _xla.convolve(bits, kernel, geometry, dtype)
+    product = lambda bits, kernel: _xla.convolve(bits, kernel, geometry, dtype)
+    return repeated(product)(bits, kernel)
 
   def counted(bits, packed, kernel):
     del bits
@@ -130,7 +132,10 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
 
   def half(bits, packed, kernel):
     del packed
-    return _xla_convolve_half(bits, kernel, geometry, dtype)
+    product = functools.partial(
+      _xla_convolve_half, geometry=geometry, dtype=dtype
+    )
+    return repeated(product)(bits, kernel)
 
   narrow = jnp.dtype(dtype).itemsize <= 4
   forms = {}
@@ -231,12 +236,13 @@ binary_conv.defvjp(_forward, _backward)
 
 def _rounded_on_gpu(function, gradient, other) -> jax.Array:
   """`function(gradient, other, result)`, a 16-bit result on a GPU if it may."""
-  wide = functools.partial(function, result=_xla.accumulator(gradient.dtype))
+  of = lambda result: repeated(functools.partial(function, result=result))
+  wide = of(_xla.accumulator(gradient.dtype))
   if gradient.dtype.itemsize > 2:
     return wide(gradient, other)
 
   def rounded(gradient, other):
-    out = function(gradient, other, result=gradient.dtype)
+    out = of(gradient.dtype)(gradient, other)
     return out.astype(_xla.accumulator(gradient.dtype))
 
   return lax.platform_dependent(gradient, other, cuda=rounded, default=wide)
