@@ -3,6 +3,7 @@
   python -m benchmarks.epoch_time
   python -m benchmarks.epoch_time --data=folder:cifar10_images.tar.xz
   python -m benchmarks.epoch_time --dtypes=bfloat16 --peers=torch
+  python -m benchmarks.epoch_time --replicas=1,5
   python -m benchmarks.epoch_time --smoke
 
 Runs `main.py` for a few epochs and reads the times that it wrote: `training`
@@ -13,11 +14,13 @@ others; `start` is all that the run took beyond its epochs at those medians:
 reading and decoding the images, compiling, the figure at the end. Without
 --data the images are random, in CIFAR-10's number and shape. The peer `torch`
 makes as many steps as an epoch has, right after and on one batch that stays on
-the device: what no input pipeline can beat.
+the device: what no input pipeline can beat. With --replicas so many seeds train
+in one program; the table's seconds are of all of them together.
 """
 
 import argparse
 import collections
+import itertools
 import json
 import pathlib
 import statistics
@@ -49,6 +52,7 @@ CONFIGS = {
 def epochs(metrics: pathlib.Path, batch: int) -> list[dict[str, float]]:
   """Seconds of training and evaluation of each epoch, from `metrics.jsonl`.
 
+  A step has `batch` images, those of all replicas.
   The file must have a record of every step (train.log_every=1): each tells the
   speed of its dispatch, and over an epoch these add up to its training.
   """
@@ -67,10 +71,14 @@ def epochs(metrics: pathlib.Path, batch: int) -> list[dict[str, float]]:
 
 
 def train(
-  work: Workload, chosen: argparse.Namespace, data: str, place: pathlib.Path
+  work: Workload,
+  replicas: int,
+  chosen: argparse.Namespace,
+  data: str,
+  place: pathlib.Path,
 ) -> dict[str, Any]:
   """Runs main.py below `place` and returns what its files say."""
-  workdir = place / f"{work.network}_{work.dtype}"
+  workdir = place / f"{work.network}_{work.dtype}_{replicas}"
   command = [
     "main.py",
     f"--config=configs/{CONFIGS[work.network]}.py:{chosen.method}",
@@ -79,6 +87,7 @@ def train(
     f"--config.train.epochs={chosen.epochs}",
     f"--config.train.batch_size={work.batch}",
     f"--config.train.checkpoint_every={chosen.epochs}",
+    f"--config.replicas={replicas}",
     "--config.train.log_every=1",
     "--config.schedule.warmup_epochs=0",
     f"--workdir={workdir}",
@@ -94,7 +103,7 @@ def train(
   whole = time.perf_counter() - began
   if run.returncode:
     raise ValueError(f"main.py failed: {run.stderr.strip()[-1000:]}")
-  parts = epochs(workdir / "metrics.jsonl", work.batch)
+  parts = epochs(workdir / "metrics.jsonl", replicas * work.batch)
   later = {
     name: statistics.median(part[name] for part in parts[1:])
     for name in ("training", "evaluation")
@@ -102,6 +111,7 @@ def train(
   result = json.loads((workdir / "result.json").read_text())
   return {
     **work._asdict(),
+    "replicas": replicas,
     "method": chosen.method,
     "device": result["device"],
     "steps_per_epoch": result["steps"] // result["epochs"],
@@ -131,6 +141,7 @@ def table(content: dict[str, Any]) -> str:
     "batch",
     "precision",
     "method",
+    "seeds",
     "training, s",
     "images/s",
     "evaluation, s",
@@ -141,7 +152,8 @@ def table(content: dict[str, Any]) -> str:
   header += ["torch's steps, s"] * peer
   rows = []
   for row in content["rows"]:
-    images = row["steps_per_epoch"] * row["batch"]
+    replicas = row["replicas"]
+    images = row["steps_per_epoch"] * row["batch"] * replicas
     epoch = row["training_seconds"] + row["evaluation_seconds"]
     run = row["start_seconds"] + RUN_EPOCHS * epoch
     rows.append(
@@ -150,6 +162,7 @@ def table(content: dict[str, Any]) -> str:
         str(row["batch"]),
         row["dtype"],
         row["method"],
+        str(replicas),
         f"{row['training_seconds']:.3g}",
         f"{images / row['training_seconds']:,.0f}",
         f"{row['evaluation_seconds']:.3g}",
@@ -174,6 +187,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
     "(default: random images)",
   )
   parser.add_argument("--method", default="ovsw", help="(default: %(default)s)")
+  parser.add_argument(
+    "--replicas",
+    type=arguments.counts,
+    default="1",
+    metavar="COUNTS",
+    help="comma-separated: seeds in one program (default: %(default)s)",
+  )
   parser.add_argument(
     "--epochs",
     type=arguments.count,
@@ -207,9 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
       counts = (64, 16) if chosen.smoke else (50_000, 10_000)
       synthetic_cifar.write(place / "images.tar", *counts, work[0].side)
       data = f"folder:{place / 'images.tar'}"
-    for item in work:
+    for item, replicas in itertools.product(work, chosen.replicas):
       show(f"{item.network}, batch {item.batch}, {item.dtype}: main.py")
-      row = train(item, chosen, data, place)
+      row = train(item, replicas, chosen, data, place)
       if chosen.peers:
         show(f"{item.network}, batch {item.batch}, {item.dtype}: torch")
         row |= torch_epoch(item, row["steps_per_epoch"], row["device"])
