@@ -1,4 +1,4 @@
-"""Sums over large arrays, in the form that each backend computes fast.
+"""Sums over arrays, in the form that each backend computes fast.
 
 On CPUs, XLA takes a pass over memory for what is summed and another, of a
 single number at a time for integers, for the sum. Halves that are added to each
@@ -6,6 +6,10 @@ other it computes together with what they hold, vectorised, in one pass; the
 sum over the few numbers that are left is cheap. Beyond four halvings of real
 numbers it takes a pass over all of them again, since it would compute each
 operand as often as it is used; of flags, whose sums are bytes, six still pay.
+
+On a GPU a kernel takes some microseconds whatever it does, and XLA sums a large
+array in two. So many arrays are first summed by output channel, in the kernels
+that compute what is summed, and then all together in one.
 """
 
 import functools
@@ -90,3 +94,31 @@ def by_halves(
 def _twos(size: int) -> int:
   """How often `size` can be halved."""
   return (size & -size).bit_length() - 1
+
+
+def by_channel(
+  x: jax.Array, dtype: jax.typing.DTypeLike | None = None
+) -> jax.Array:
+  """Sums over all axes but the last, which is a kernel's output channel.
+
+  Those of a vector are one number, shape ().
+  """
+  axes = tuple(range(x.ndim - 1)) if x.ndim > 1 else None
+  return jnp.sum(x, axis=axes, dtype=dtype)
+
+
+def together(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+  """The sum of each of several small arrays, for a GPU in one kernel.
+
+  Args:
+    arrays: any shapes, real numbers.
+
+  Returns:
+    Scalars, each of its array's dtype.
+  """
+  small = [x if x.size <= _SMALL else by_channel(x, x.dtype) for x in arrays]
+  longest = max(x.size for x in small)
+  rows = [jnp.pad(x.ravel(), (0, longest - x.size)) for x in small]
+  stacked = jnp.stack(rows)
+  sums = jnp.sum(stacked, axis=1, dtype=stacked.dtype)
+  return [s.astype(x.dtype) for s, x in zip(sums, arrays, strict=True)]

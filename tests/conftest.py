@@ -87,6 +87,20 @@ def on_cpu():
 
 
 @pytest.fixture
+def as_a_gpu(monkeypatch):
+  """Everything takes the form that it has on a GPU, and runs here."""
+
+  def choose(*args, default, cuda=None, **others):
+    del others
+    return (cuda or default)(*args)
+
+  jax.clear_caches()  # what was traced before
+  monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+  yield
+  jax.clear_caches()
+
+
+@pytest.fixture
 def x64():
   """Float64 for the length of one test."""
   with jax.enable_x64(True):

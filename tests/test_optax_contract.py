@@ -240,6 +240,17 @@ def test_multi_steps_advances_on_the_mean_gradient_only(name):
 
 
 @every_transform
+def test_a_gpu_counts_and_sums_the_same(name, request):
+  params = make_params()
+  grads = [make_grads(params, step) for step in range(4)]
+  here = train(TRANSFORMS[name](), params, grads)
+  request.getfixturevalue("as_a_gpu")
+  there = train(TRANSFORMS[name](), params, grads)
+  assert types_of(there) == types_of(here)
+  assert_close(there, here)
+
+
+@every_transform
 def test_init_accepts_shapes(name):
   tx = TRANSFORMS[name]()
   abstract = jax.eval_shape(lambda: make_params())

@@ -15,17 +15,6 @@ REPLICAS = 3
 GEOMETRY = products.ConvGeometry((2, 2), ((1, 1), (1, 0)))
 
 
-@pytest.fixture
-def as_a_gpu(monkeypatch):
-  """Everything takes the form that it has on a GPU, and runs here."""
-
-  def choose(*args, default, cuda=None, **others):
-    del others
-    return (cuda or default)(*args)
-
-  monkeypatch.setattr(lax, "platform_dependent", choose)
-
-
 def bit_conv(x, kernel, dtype=jnp.float32, promised=True):
   return products.binary_conv(x, kernel, GEOMETRY, dtype, promised)
 

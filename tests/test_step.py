@@ -110,6 +110,16 @@ def test_metrics_of_the_first_step():
   assert all(jax.tree.leaves(moved.batch_stats))
 
 
+def test_gradient_norm_is_that_of_optax_on_a_gpu_too(request):
+  rng = np.random.default_rng(0)
+  shapes = [(), (7,), (5, 3), (3, 3, 64, 16)]
+  tree = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+  expected = optax.tree.norm(tree)
+  np.testing.assert_allclose(step._norm(tree), expected, rtol=1e-6)
+  request.getfixturevalue("as_a_gpu")
+  np.testing.assert_allclose(step._norm(tree), expected, rtol=1e-6)
+
+
 def test_gradient_norm_is_of_the_loss_alone():
   """Neither AGS, SAD nor weight decay is in it."""
   r, plain = recipe(), recipe(method="vanilla")

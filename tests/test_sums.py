@@ -64,3 +64,27 @@ def test_halved_sums_differentiate():
   x = jnp.ones((3, 3, 64, 16))
   gradient = jax.grad(lambda x: _sums.sums(x, (0, 1, 2))[3])(x)
   np.testing.assert_array_equal(gradient, jnp.zeros(x.shape).at[..., 3].set(1))
+
+
+def test_many_small_sums_together():
+  rng = np.random.default_rng(0)
+  shapes = [(), (1,), (7,), (3, 1, 5), (4, 1024), (2, 3, 3000)]
+  arrays = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+  flags = [jnp.asarray(x > 0, jnp.uint32) for x in arrays]
+  for sums, kind in ((arrays, "float32"), (flags, "uint32")):
+    for found, x in zip(_sums.together(sums), sums, strict=True):
+      assert found.shape == () and found.dtype == kind
+      np.testing.assert_allclose(found, np.sum(x, dtype=kind), rtol=2e-4)
+
+
+def test_sums_together_keep_each_dtype(x64):
+  arrays = [jnp.ones(3, dtype) for dtype in ("bfloat16", "float32", "float64")]
+  assert [s.dtype for s in _sums.together(arrays)] == [x.dtype for x in arrays]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (3, 3, 6, 2)])
+def test_sums_by_channel(shape):
+  x = np.random.default_rng(0).integers(0, 9, size=shape)
+  found = _sums.by_channel(jnp.asarray(x))
+  expected = x.sum(axis=tuple(range(x.ndim - 1))) if x.ndim > 1 else x.sum()
+  np.testing.assert_array_equal(found, expected)

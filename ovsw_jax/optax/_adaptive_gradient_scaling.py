@@ -176,11 +176,7 @@ def ags(
 
     new_state = AGSState(
       ags_count=_hyperparameters.next_count(state.ags_count),
-      ags_ratio=_statistics.per_leaf(
-        lambda r, p: jnp.mean(r).astype(_statistics.float_dtype(p)),
-        ratios,
-        params,
-      ),
+      ags_ratio=_statistics.means(params, ratios),
       ags_filter_ratio=each_filter(jnp.squeeze, ratios, params),
       ags_scaled_fraction=_statistics.fractions(params, below)[0],
     )

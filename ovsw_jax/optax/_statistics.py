@@ -107,6 +107,29 @@ def per_leaf(f: Any, tree: Any, *rest: Any) -> Any:
   return jax.tree.map(f, tree, *rest)
 
 
+def means(params: optax.Params, values: Any) -> Any:
+  """The mean of each of a tree's small arrays: scalars, float32 or float64.
+
+  Args:
+    params: the parameters that they belong to; only their dtypes are used.
+    values: a tree of arrays of real numbers.
+
+  Returns:
+    A tree of scalars.
+  """
+
+  def apart(leaves):
+    return [jnp.sum(x) for x in leaves]
+
+  leaves, structure = jax.tree.flatten(values)
+  totals = lax.platform_dependent(leaves, cuda=_sums.together, default=apart)
+  means = [
+    (total / x.size).astype(float_dtype(p))
+    for total, x, p in zip(totals, leaves, jax.tree.leaves(params), strict=True)
+  ]
+  return per_leaf(lambda x: x, jax.tree.unflatten(structure, means))
+
+
 def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   """The share of `True`, over all leaves together and in each.
 
@@ -128,17 +151,27 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   # Only a model of more than 2**32 weights leaves the integers.
   size = sum(leaf.size for leaf in trees[0])
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
-  counts = [_counts(leaves, dtype) for leaves in zip(*trees, strict=True)]
   dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
+  sizes = [leaf.size for leaf in trees[0]]
+  by_leaf = list(zip(*trees, strict=True))
+
+  def shares(counts):
+    found = []
+    for of_flags in zip(*counts, strict=True):
+      total = _share(sum(of_flags), size, jnp.result_type(*dtypes))
+      each = map(_share, of_flags, sizes, dtypes)
+      found.append((total, list(each)))
+    return found
+
+  def apart(by_leaf):
+    return shares([_counts(flags, dtype) for flags in by_leaf])
+
+  def together(by_leaf):
+    return shares(_counts_together(by_leaf, dtype))
+
+  found = lax.platform_dependent(by_leaf, cuda=together, default=apart)
   result = ()
-  for leaf_counts in zip(*counts, strict=True):
-    total = _share(sum(leaf_counts), size, jnp.result_type(*dtypes))
-    each = [
-      _share(count, leaf.size, leaf_dtype)
-      for count, leaf, leaf_dtype in zip(
-        leaf_counts, trees[0], dtypes, strict=True
-      )
-    ]
+  for total, each in found:
     result += total, jax.tree.unflatten(structure, each)
   return result
 
@@ -159,6 +192,19 @@ def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
     ]
 
   return _sums.by_halves(both, totals, range(both.ndim), _HALVINGS)
+
+
+def _counts_together(by_leaf, dtype: Any) -> list[list[jax.Array]]:
+  """`_counts` of many leaves, on a GPU.
+
+  Counted by output channel, as norms are summed, flags are counted in the very
+  kernel that makes them; and all that is left is one kernel for all leaves.
+  """
+  counts = [
+    _sums.together([_sums.by_channel(flag, dtype) for flag in flags])
+    for flags in zip(*by_leaf, strict=True)
+  ]
+  return list(map(list, zip(*counts, strict=True)))
 
 
 def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
