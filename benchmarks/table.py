@@ -30,6 +30,7 @@ BENCHMARKS = (
   "decode",
   "device_layouts",
   "epoch_time",
+  "gpu_program",
   "kernels",
   "kill_storm",
   "memory",

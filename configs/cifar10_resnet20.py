@@ -10,8 +10,10 @@ Data:     prepared TFDS `cifar10`, or an image folder or archive of one:
           --config.data.name=folder:PATH
 Others:   --config=configs/cifar10_resnet20.py:vanilla (or ags, sad,
           full_precision); :smoke trains this model for seconds on digits.
-Expected: not measured yet; the authors' repository states no accuracy.
-Cost:     600 epochs of 195 steps; meant for a GPU or TPU.
+Expected: on the JPEG copy, in bfloat16, 83.2 ± 0.1 % (2 seeds), and vanilla
+          83.9 % (1 seed). The authors' repository states no accuracy.
+Cost:     600 epochs of 195 steps; on an H200 5.6 minutes for vanilla, and 11.9
+          for two seeds of OvSW with --config.replicas=2.
 """
 
 from ml_collections import ConfigDict

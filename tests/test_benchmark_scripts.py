@@ -1,5 +1,6 @@
 """Every benchmark's script at a tiny size, end to end, and its command line."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from benchmarks import (
   decode,
   device_layouts,
   epoch_time,
+  gpu_program,
   kernels,
   kill_storm,
   machine,
@@ -194,6 +196,7 @@ SCRIPTS = {
     decode,
     device_layouts,
     epoch_time,
+    gpu_program,
     kill_storm,
     memory,
     optimizer_cost,
@@ -225,6 +228,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("step_time", "--peers=tf", "unknown 'tf'; known: torch, linen"),
     ("step_time", "--turn-seconds=-1", "'-1' is no number from 0 on"),
     ("optimizer_cost", "--variants=bop", "unknown 'bop'; known: flips, ags"),
+    ("gpu_program", "--variants=bop", "unknown 'bop'; known: sgd, flips"),
     ("epoch_time", "--epochs=1", "at least 2, as the first one compiles"),
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
@@ -270,6 +274,17 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capsys, signals):
   assert end.value.code == 2
   error = capsys.readouterr().err
   assert "error: the peer `torch` needs PyTorch: pip install torch" in error
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_plugins") is not None, reason="has a plugin"
+)
+def test_a_missing_compiler_for_gpus_is_named(signals, capsys):
+  with pytest.raises(SystemExit) as end:
+    arguments.start(lambda: gpu_program.main(["--smoke"]))
+  assert end.value.code == 2
+  error = capsys.readouterr().err
+  assert re.search(r"no CUDA plugin .* jax-cuda13-plugin==\d", error)
 
 
 def test_report_cost(tmp_path, capsys):

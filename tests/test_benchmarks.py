@@ -14,6 +14,7 @@ from benchmarks import (
   device_layouts,
   epoch_time,
   flops,
+  gpu_program,
   kernels,
   plain_linen,
   report,
@@ -196,6 +197,40 @@ def test_kernels_of_a_gpu_are_those_of_its_streams(tmp_path):
   trace(tmp_path, [host])
   with pytest.raises(ValueError, match="no event of a device"):
     kernels.kernels(tmp_path)
+
+
+PROGRAM = """HloModule steps
+%fused (p.1: f32[4]) -> f32[4] {
+  %p.1 = f32[4]{0} parameter(0)
+  ROOT %add.9 = f32[4]{0} add(%p.1, %p.1)
+}
+
+%body.2 (arg: (s32[], f32[2,8], u16[16])) -> (s32[], f32[2,8], u16[16]) {
+  %arg = (s32[], f32[2,8]{1,0}, u16[16]{0}) parameter(0)
+  %gte.1 = f32[2,8]{1,0} get-tuple-element(%arg), index=1
+  %gte.2 = u16[16]{0} get-tuple-element(%arg), index=2
+  %copy.7 = u16[16]{0} copy(%gte.2)
+  %conv.1 = (f32[2,8]{1,0}, u8[0]{0}) custom-call(%gte.1, %gte.1), target="x"
+  %sum_fusion.12 = (f32[8]{0}, pred[16]{0}) fusion(%copy.7), kind=kInput
+  %sum_fusion = f32[8]{0} fusion(%gte.1), kind=kInput, calls=%fused
+  ROOT %tuple.1 = (s32[], f32[2,8]{1,0}, u16[16]{0}) tuple(%gte.1, %copy.7)
+}
+
+ENTRY %main (a: f32[2,8]) -> f32[2,8] {
+  %while.1 = (s32[], f32[2,8]{1,0}, u16[16]{0}) while(%t), body=%body.2
+}
+"""
+
+
+def test_kernels_of_a_program_are_those_of_its_loop():
+  assert gpu_program.kernels(PROGRAM) == [
+    ("copy", 32 + 32),
+    ("conv", 2 * 64 + 64),
+    ("sum_fusion", 32 + 32 + 16),
+    ("sum_fusion", 64 + 32),
+  ]
+  with pytest.raises(ValueError, match="no loop over steps"):
+    gpu_program.kernels(PROGRAM.replace(" while(", " call("))
 
 
 def test_epochs_are_told_apart_from_their_evaluation(tmp_path):

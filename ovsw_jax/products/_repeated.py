@@ -15,9 +15,9 @@ def repeated(function: Binary) -> Binary:
 
   A convolution mapped over input and kernel is a grouped convolution, and of a
   kernel's gradient that is one in cuDNN's slowest form: ResNet-20 at batch 256
-  in bfloat16, five replicas on an H200, took 5.2 ms a step and replica, 4.6 of
-  them in these, where one network alone takes 2.8. Other platforms have the
-  grouped convolution.
+  in bfloat16, five replicas on an H200, took 5.2 ms a step and replica, nine
+  tenths of it in convolutions, where one network alone takes 2.8. Other
+  platforms have the grouped convolution.
   """
   mapped = custom_vmap(function)
 

@@ -34,13 +34,16 @@ def first(tree: Any, count: int) -> Any:
 def each(function: Callable[..., Any], count: int) -> Callable[..., Any]:
   """`function` of one replica as a function of `count`, to be traced.
 
-  On an accelerator that is `jax.vmap`: every operation grows by an axis, and
-  fills a device that one small network leaves idle. On XLA's CPU backend a
-  `vmap` over convolution kernels is a grouped convolution, which has no fast
-  path there: ResNet-20 on 16x16 images, batch 64, five replicas on two cores
-  took 184 ms a step and replica, and 50 ms in this form, one replica after the
-  other in one program (one network alone: 51 to 59 ms). A loop of XLA instead
-  of Python's would lose the fast convolutions too, see `loop`.
+  On an accelerator that is `jax.vmap`: every operation grows by an axis, but
+  for convolutions, which a GPU makes one by one (`products._repeated`). Two
+  replicas of ResNet-20 with OvSW, batch 256, bfloat16, took an H200 0.51 s an
+  epoch and replica, evaluation included; the steps alone of one took 0.54 s. On
+  XLA's CPU backend a `vmap` over convolution kernels is a grouped convolution,
+  which has no fast path there: ResNet-20 on 16x16 images, batch 64, five
+  replicas on two cores took 184 ms a step and replica, and 50 ms in this form,
+  one replica after the other in one program (one network alone: 51 to 59 ms). A
+  loop of XLA instead of Python's would lose the fast convolutions too, see
+  `loop`.
   """
   if count == 1:
     return function
