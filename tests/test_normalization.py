@@ -28,7 +28,10 @@ def operands(shape):
 
 
 @pytest.mark.parametrize("shape", ((5, 3), (4, 3, 5, 2), (2, 1, 1, 4)))
-def test_values_and_gradients(shape, x64):
+@pytest.mark.parametrize("gpu", (False, True))
+def test_values_and_gradients(shape, gpu, x64, request):
+  if gpu:
+    request.getfixturevalue("as_a_gpu")
   arguments, gradient = operands(shape)
   expected, plain_vjp = jax.vjp(by_definition, *arguments)
   ours, vjp = jax.vjp(lambda *a: _normalization.normalize(*a, 1e-5), *arguments)

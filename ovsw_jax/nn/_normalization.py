@@ -46,11 +46,32 @@ def _averaged(value: jax.Array, axis_name: str | None) -> jax.Array:
   return value if axis_name is None else lax.pmean(value, axis_name)
 
 
+def _sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Of two arrays, over all axes but the last.
+
+  XLA's GPU backend sums each in two kernels, of which the first have both
+  arrays in one. With an axis left for the second so do those: 447 kernels in
+  ResNet-20's step, in place of 501 (`benchmarks.gpu_program`).
+  """
+
+  def apart(a, b):
+    axes = tuple(range(a.ndim - 1))
+    return jnp.sum(a, axis=axes), jnp.sum(b, axis=axes)
+
+  def together(a, b):
+    axes = tuple(range(1, a.ndim - 1))
+    by_example = jnp.stack([jnp.sum(x, axis=axes) for x in (a, b)])
+    of_a, of_b = jnp.sum(by_example, axis=1)
+    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+
+  return lax.platform_dependent(a, b, cuda=together, default=apart)
+
+
 def _forward(x, scale, bias, origin, epsilon, axis_name):
-  axes = tuple(range(x.ndim - 1))
-  seen = x - origin
-  offset = _averaged(jnp.mean(seen, axis=axes), axis_name)
-  square = _averaged(jnp.mean(jnp.square(seen), axis=axes), axis_name)
+  seen, count = x - origin, x.size // x.shape[-1]
+  total, squares = _sums(seen, jnp.square(seen))
+  offset = _averaged(total / count, axis_name)
+  square = _averaged(squares / count, axis_name)
   var = jnp.maximum(square - jnp.square(offset), 0)
   inverse = lax.rsqrt(var + epsilon)
   y = (seen - offset) * (scale * inverse) + bias
@@ -62,9 +83,9 @@ def _forward(x, scale, bias, origin, epsilon, axis_name):
 def _backward(epsilon, axis_name, residuals, gradients):
   del epsilon
   seen, scale, offset, inverse, like = residuals
-  gradient, axes = gradients[0], tuple(range(seen.ndim - 1))
-  to_bias = jnp.sum(gradient, axis=axes)
-  to_scale = (jnp.sum(gradient * seen, axis=axes) - offset * to_bias) * inverse
+  gradient = gradients[0]
+  to_bias, along = _sums(gradient, gradient * seen)
+  to_scale = (along - offset * to_bias) * inverse
   count = seen.size // seen.shape[-1]
   shift = _averaged(to_bias, axis_name) / count
   slope = _averaged(to_scale, axis_name) * inverse / count
