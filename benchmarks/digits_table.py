@@ -1,6 +1,6 @@
 """The README's table of the digits; a name for one `benchmarks.reproduce`.
 
-  python benchmarks/digits_table.py --workdir=runs/digits --seeds=0,1,2
+  python benchmarks/digits_table.py --workdir=runs/digits --seeds=0,1,2,3,4
 
 is `python -m benchmarks.reproduce --config=configs/digits.py` with these and
 any further arguments.
@@ -20,7 +20,7 @@ if __name__ == "__main__":
         "-m",
         "benchmarks.reproduce",
         "--config=configs/digits.py",
-        "--seeds=0,1,2",
+        "--seeds=0,1,2,3,4",
         *sys.argv[1:],
       ],
       cwd=ROOT,

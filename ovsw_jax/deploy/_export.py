@@ -17,6 +17,7 @@ from ovsw_jax import data
 from ovsw_jax.deploy import _artifact
 from ovsw_jax.deploy._network import PackedNetwork, Prediction
 from ovsw_jax.deploy._pack import pack
+from ovsw_jax.nn import _pooling
 
 FORMATS = ("packed", "stablehlo", "onnx")
 """The formats that `export` writes."""
@@ -32,19 +33,7 @@ def _max_pool(
   x: jax.Array, window_shape: Any, strides: Any, padding: Any = ((0, 0), (0, 0))
 ) -> jax.Array:
   """`linen.max_pool` as the maximum of shifted images."""
-  padded = jnp.pad(
-    x, ((0, 0), *padding, (0, 0)), constant_values=jnp.finfo(x.dtype).min
-  )
-  sizes = [
-    (side - window) // stride * stride + 1
-    for side, window, stride in zip(
-      padded.shape[1:3], window_shape, strides, strict=True
-    )
-  ]
-  parts = [
-    padded[:, i : i + sizes[0] : strides[0], j : j + sizes[1] : strides[1]]
-    for i, j in np.ndindex(*window_shape)
-  ]
+  parts = _pooling.taps(x, window_shape, strides, padding)
   return functools.reduce(jnp.maximum, parts)
 
 

@@ -156,7 +156,7 @@ class ResNet(nn.Module):
     x = parts.norm(name="stem_norm")(x, train)
     x = meaning("stem_activation")(name="stem_nonlinearity")(x)
     if stem.pool:
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x = layers.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for stage, (size, width) in enumerate(
       zip(self.stage_sizes, self.widths, strict=True), start=1
     ):

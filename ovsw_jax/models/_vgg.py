@@ -84,7 +84,7 @@ class VGGSmall(nn.Module):
         name=f"conv{index}",
       )(x, train, progress)
       if index in _POOLED:
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = layers.max_pool(x, (2, 2), (2, 2))
       x = norm(name=f"norm{index}")(x, train)
       last = index == len(_WIDTHS) - 1
       argument = "last_activation" if last else "activation"

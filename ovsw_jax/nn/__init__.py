@@ -19,6 +19,7 @@ from ovsw_jax.nn._binary import BinaryDense as BinaryDense
 from ovsw_jax.nn._geometry import conv_geometry as conv_geometry
 from ovsw_jax.nn._initializers import he_normal as he_normal
 from ovsw_jax.nn._initializers import torch_uniform as torch_uniform
+from ovsw_jax.nn._pooling import max_pool as max_pool
 from ovsw_jax.nn._real import BatchNorm as BatchNorm
 from ovsw_jax.nn._real import Dense as Dense
 from ovsw_jax.nn._real import RealConv as RealConv
