@@ -131,10 +131,12 @@ def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
     return sums.astype(_xla.accumulator(dtype))
 
   def half(bits, packed, kernel):
-    del packed
     product = functools.partial(
       _xla_convolve_half, geometry=geometry, dtype=dtype
     )
+    # XLA would write the signs for its two readers, a byte each, before words
+    # and operand.
+    bits = unpack_bits(packed, bits.shape[-1], jnp.float16)
     return repeated(product)(bits, kernel)
 
   narrow = jnp.dtype(dtype).itemsize <= 4
