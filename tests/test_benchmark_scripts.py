@@ -167,13 +167,19 @@ def test_peak(tmp_path, capsys):
 
 def test_epoch_time(quick, tmp_path, capsys):
   content, printed = run(
-    epoch_time, tmp_path / "x.json", capsys, "--smoke", "--epochs=2"
+    epoch_time,
+    tmp_path / "x.json",
+    capsys,
+    "--smoke",
+    "--epochs=2",
+    "--replicas=2",
   )
   (row,) = content["rows"]
   assert row["steps_per_epoch"] == 16 and row["data"] == "random images"
   assert 0 < row["training_seconds"] < row["start_seconds"]
-  images = float(printed[1][5].replace(",", ""))
-  assert images == pytest.approx(64 / row["training_seconds"], rel=0.01)
+  assert row["replicas"] == 2 and printed[1][4] == "2"
+  images = float(printed[1][6].replace(",", ""))
+  assert images == pytest.approx(2 * 64 / row["training_seconds"], rel=0.01)
 
 
 def test_decode(tmp_path, capsys):

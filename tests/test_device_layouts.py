@@ -126,9 +126,11 @@ def test_what_disagrees_is_named(fields, message):
 
 
 def test_every_process_is_told_its_place(tmp_path):
+  # In one write, or the processes' lines would mix.
   code = (
-    "import os; e = os.environ; print(e['JAX_PROCESS_ID'], "
-    "e['JAX_NUM_PROCESSES'], e['XLA_FLAGS'], e['JAX_COORDINATOR_ADDRESS'])"
+    "import os; e = os.environ; names = ('JAX_PROCESS_ID', 'JAX_NUM_PROCESSES',"
+    " 'XLA_FLAGS', 'JAX_COORDINATOR_ADDRESS'); "
+    "os.write(1, ' '.join(map(e.get, names)).encode() + b'\\n')"
   )
   log = tmp_path / "log"
   device_layouts.run(Layout("x", 2, 3, "--y"), ["-c", code], log)
