@@ -47,3 +47,10 @@ def test_nan_is_a_maximum():
   x = jnp.array([1.0, jnp.nan, 3.0, 2.0]).reshape(1, 2, 2, 1)
   out, gradient = with_gradient(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
   assert jnp.isnan(out).all() and gradient.sum() == 1
+
+
+def test_what_does_not_fit_is_named():
+  with pytest.raises(ValueError, match=r"window of height 3 .* images, 2 with"):
+    nn.max_pool(jnp.ones((1, 1, 8, 2)), (3, 3), (2, 2), ((1, 0), (0, 0)))
+  with pytest.raises(ValueError, match=r"max_pool"):
+    nn.max_pool(jnp.ones((4, 4, 1)), (2, 2), (2, 2))

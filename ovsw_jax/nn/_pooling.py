@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ovsw_jax.nn import _geometry
+
 _Pairs = tuple[tuple[int, int], tuple[int, int]]
 _NONE: _Pairs = ((0, 0), (0, 0))
 
@@ -48,7 +50,6 @@ def _places(window: Sequence[int]):
   return itertools.product(*map(range, window))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(
   x: jax.Array,
   window: tuple[int, int],
@@ -71,6 +72,9 @@ def max_pool(
   Returns:
     shape (batch, height', width', channels), dtype of `x`.
 
+  Raises:
+    ValueError: for another rank, or a window larger than the padded images.
+
   Examples:
     >>> import jax.numpy as jnp
     >>> from ovsw_jax import nn
@@ -78,6 +82,21 @@ def max_pool(
     >>> nn.max_pool(x, (2, 2), (2, 2))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
   """
+  _geometry.check_rank("max_pool", x, "(batch, height, width, channels)", 4)
+  for axis, name in enumerate(("height", "width")):
+    room = x.shape[axis + 1] + sum(padding[axis])
+    if window[axis] > room:
+      raise ValueError(
+        f"max_pool: a window of {name} {window[axis]} is larger than the "
+        f"images, {room} with their padding; pass larger images or a smaller "
+        "window"
+      )
+  return _max_pool(x, window, strides, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, window, strides, padding):
+  # What an export meets: Flax's own, which converters know.
   return nn.max_pool(x, window, strides=strides, padding=padding)
 
 
@@ -109,4 +128,4 @@ def _backward(window, strides, padding, residuals, gradient):
   return (functools.reduce(jnp.add, parts),)
 
 
-max_pool.defvjp(_forward, _backward)
+_max_pool.defvjp(_forward, _backward)
