@@ -20,6 +20,7 @@ own, as jax elsewhere would look for a GPU and complain:
 
 import argparse
 import collections
+import itertools
 import math
 import os
 import re
@@ -148,13 +149,8 @@ class Compiler:
     import jax.numpy as jnp
 
     from benchmarks import jax_step
-    from ovsw_jax import methods
 
-    transform = None
-    if variant != optimizer_cost.BASE:
-      transform = optimizer_cost.Cost().transform(variant)
-    tx = jax_step.optimizer_chain(transform, statistics=False)
-    recipe = jax_step.recipe(work, tx, {"conv": methods.make("vanilla").conv})
+    recipe = optimizer_cost.recipe(work, variant)
     described = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=self._device
     )
@@ -235,14 +231,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
 def main(argv: Sequence[str] | None = None) -> None:
   chosen, work = parse(argv)
   rows = []
-  for item in work:
-    show = report.Progress(f"{item.network}, batch {item.batch}: ")
-    # In a process of its own, as jax asks for its platforms once.
-    with workers.Worker("benchmarks.gpu_program:Compiler", {}) as worker:
-      for variant in chosen.variants:
-        show(variant)
-        rows.append(worker.call("measure", item, variant))
-    show.clear()
+  show = report.Progress()
+  # In a process of its own, as jax asks for its platforms once.
+  with workers.Worker("benchmarks.gpu_program:Compiler", {}) as worker:
+    for item, variant in itertools.product(work, chosen.variants):
+      show(f"{item.network}, batch {item.batch}: {variant}")
+      rows.append(worker.call("measure", item, variant))
+  show.clear()
   report.show(report.make("gpu_program", chosen, rows, DEVICE), table)
 
 

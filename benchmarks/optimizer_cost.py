@@ -80,6 +80,26 @@ class Update:
     return count
 
 
+def recipe(work: Workload, variant: str) -> Any:
+  """A vanilla network's step with a variant's optimizer, or plain SGD's."""
+  import optax
+
+  from benchmarks import jax_step
+  from ovsw_jax import methods
+  from ovsw_jax import optax as transforms
+
+  transform = None
+  if variant != BASE:
+    parts, kind = VARIANTS[variant]
+    mask = transforms.binary_mask()
+    options = {"state": "compact"} if kind == "compact" else {}
+    transform = optax.chain(
+      *(getattr(transforms, part)(mask=mask, **options) for part in parts)
+    )
+  tx = jax_step.optimizer_chain(transform, statistics=False)
+  return jax_step.recipe(work, tx, {"conv": methods.make("vanilla").conv})
+
+
 class Cost:
   """Measures in the process it is in, which should be one of its own."""
 
@@ -90,39 +110,19 @@ class Cost:
     compact = "state" in inspect.signature(transforms.sign_flips).parameters
     return [n for n, (_, kind) in VARIANTS.items() if kind == "full" or compact]
 
-  def transform(self, name: str) -> Any:
-    """The gradient transformation of a variant."""
-    import optax
-
-    from ovsw_jax import optax as transforms
-
-    parts, kind = VARIANTS[name]
-    mask = transforms.binary_mask()
-    options = {"state": "compact"} if kind == "compact" else {}
-    return optax.chain(
-      *(getattr(transforms, part)(mask=mask, **options) for part in parts)
-    )
-
   def measure(self, work: Workload, options: Options) -> list[dict[str, Any]]:
     """One row a variant, plain SGD first."""
     from benchmarks import jax_step
-    from ovsw_jax import methods
     from ovsw_jax.training.state import parameter_counts
 
     show = report.Progress(f"{work.network}, batch {work.batch}: ")
-    conv = methods.make("vanilla").conv
-    chains = {BASE: jax_step.optimizer_chain(None, statistics=False)} | {
-      name: jax_step.optimizer_chain(self.transform(name), statistics=False)
-      for name in options.variants
-    }
+    recipes = {name: recipe(work, name) for name in (BASE, *options.variants)}
     steps = {
-      name: jax_step.JaxStep(
-        work, jax_step.recipe(work, tx, {"conv": conv}), chunk=options.chunk
-      )
-      for name, tx in chains.items()
+      name: jax_step.JaxStep(work, made, chunk=options.chunk)
+      for name, made in recipes.items()
     }
     params = steps[BASE].state.params
-    updates = {name: Update(params, tx) for name, tx in chains.items()}
+    updates = {name: Update(params, made.tx) for name, made in recipes.items()}
     whole = _alternate(steps, options.rounds, options.turn_seconds, show)
     alone = _alternate(updates, options.rounds, options.turn_seconds / 4, show)
     show.clear()

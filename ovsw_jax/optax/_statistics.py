@@ -123,11 +123,11 @@ def means(params: optax.Params, values: Any) -> Any:
 
   leaves, structure = jax.tree.flatten(values)
   totals = lax.platform_dependent(leaves, cuda=_sums.together, default=apart)
-  means = [
+  found = [
     (total / x.size).astype(float_dtype(p))
     for total, x, p in zip(totals, leaves, jax.tree.leaves(params), strict=True)
   ]
-  return per_leaf(lambda x: x, jax.tree.unflatten(structure, means))
+  return per_leaf(lambda x: x, jax.tree.unflatten(structure, found))
 
 
 def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
@@ -151,27 +151,23 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   # Only a model of more than 2**32 weights leaves the integers.
   size = sum(leaf.size for leaf in trees[0])
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
-  dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
-  sizes = [leaf.size for leaf in trees[0]]
-  by_leaf = list(zip(*trees, strict=True))
-
-  def shares(counts):
-    found = []
-    for of_flags in zip(*counts, strict=True):
-      total = _share(sum(of_flags), size, jnp.result_type(*dtypes))
-      each = map(_share, of_flags, sizes, dtypes)
-      found.append((total, list(each)))
-    return found
 
   def apart(by_leaf):
-    return shares([_counts(flags, dtype) for flags in by_leaf])
+    return [_counts(flags, dtype) for flags in by_leaf]
 
-  def together(by_leaf):
-    return shares(_counts_together(by_leaf, dtype))
-
-  found = lax.platform_dependent(by_leaf, cuda=together, default=apart)
+  together = functools.partial(_counts_together, dtype=dtype)
+  by_leaf = list(zip(*trees, strict=True))
+  counts = lax.platform_dependent(by_leaf, cuda=together, default=apart)
+  dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
   result = ()
-  for total, each in found:
+  for leaf_counts in zip(*counts, strict=True):
+    total = _share(sum(leaf_counts), size, jnp.result_type(*dtypes))
+    each = [
+      _share(count, leaf.size, leaf_dtype)
+      for count, leaf, leaf_dtype in zip(
+        leaf_counts, trees[0], dtypes, strict=True
+      )
+    ]
     result += total, jax.tree.unflatten(structure, each)
   return result
 

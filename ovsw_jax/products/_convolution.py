@@ -111,7 +111,7 @@ def _xla_convolve_half(bits, kernel, geometry, dtype) -> jax.Array:
 def _convolve(bits, packed, kernel, geometry, dtype, binary_kernel):
   def direct(bits, packed, kernel):
     del packed
-    product = lambda bits, kernel: _xla.convolve(bits, kernel, geometry, dtype)
+    product = functools.partial(_xla.convolve, geometry=geometry, dtype=dtype)
     return repeated(product)(bits, kernel)
 
   def counted(bits, packed, kernel):

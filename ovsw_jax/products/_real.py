@@ -3,8 +3,8 @@
 import functools
 
 import jax
-from jax import lax
 
+from ovsw_jax.products import _xla
 from ovsw_jax.products._geometry import ConvGeometry
 from ovsw_jax.products._repeated import repeated
 
@@ -41,15 +41,7 @@ def real_conv(
 
 
 def _convolve(x, kernel, geometry) -> jax.Array:
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=geometry.strides,
-    padding=geometry.padding,
-    rhs_dilation=geometry.dilation,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=geometry.groups,
-  )
+  return _xla.convolve(x, kernel, geometry, x.dtype, x.dtype)
 
 
 def _forward(x, kernel, geometry):

@@ -13,7 +13,7 @@ def accumulator(dtype) -> jnp.dtype:
 
 
 def convolve(bits, kernel, geometry, dtype, result=None) -> jax.Array:
-  """Bits with a kernel, operands of a dtype; the result in one of its own."""
+  """Input with a kernel, operands of a dtype; the result in one of its own."""
   return lax.conv_general_dilated(
     bits.astype(dtype),
     kernel.astype(dtype),
