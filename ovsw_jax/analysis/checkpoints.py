@@ -22,11 +22,11 @@ _ARRAYS = "state"
 _LATENT = "latent"
 
 # Of each weight, what the transforms keep in full and in compact states, and
-# the scale of SAD's codes.
+# what SAD's codes are read with.
 _FLIPS, _EMA = ("flips", "flips_code"), ("flip_ema", "sad_code")
 # Of each filter.
 _RATIO = "ags_filter_ratio"
-_SCALE = ("sad_log_zero", "sad_spacing")
+_SCALE = ("sad_unit", "sad_mantissa")
 
 
 class LayerWeights(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax.optax import _flip_levels, _sign_flips, _statistics
+from ovsw_jax.optax import _flip_average, _sign_flips, _statistics
 
 
 def flip_ema(opt_state: optax.OptState) -> Any:
@@ -34,14 +34,14 @@ def flip_ema(opt_state: optax.OptState) -> Any:
     >>> print(ovsw.optax.flip_ema(opt_state).round(4))
     [[0.    0.001]]
   """
-  log_zero = optax.tree.get(opt_state, "sad_log_zero")
-  spacing = optax.tree.get(opt_state, "sad_spacing")
+  unit = optax.tree.get(opt_state, "sad_unit")
+  mantissa = optax.tree.get(opt_state, "sad_mantissa")
   return _read(
     "flip_ema",
     "sad",
     opt_state,
     flip_ema=lambda ema: ema,
-    sad_code=lambda code: _flip_levels.average(code, log_zero, spacing),
+    sad_code=lambda code: _flip_average.average(code, unit, mantissa),
   )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ovsw_jax.optax import (
-  _flip_levels,
+  _flip_average,
   _hyperparameters,
   _masks,
   _statistics,
@@ -33,12 +33,11 @@ class CompactSADState(NamedTuple):
   """
 
   sad_count: jax.Array  # shape=(), dtype=jnp.int32.
-  # Sign at the previous update in the highest bit, 1 for +1; below it the
-  # average, as a level of a logarithmic scale.
+  # Sign at the previous update in the highest bit, 1 for +1; below it a float
+  # x from 1 on, exponent and mantissa. The average is (x - 1) * unit.
   sad_code: Any  # shape of each parameter, dtype=jnp.uint16.
-  # Logarithm of the average at level 0, and its increase from level to level.
-  sad_log_zero: jax.Array  # shape=(), dtype=jnp.float32.
-  sad_spacing: jax.Array  # shape=(), dtype=jnp.float32.
+  sad_unit: jax.Array  # shape=(), dtype=jnp.float32.
+  sad_mantissa: jax.Array  # Its bits, shape=(), dtype=jnp.int32.
   silent_fraction: jax.Array  # shape=(), dtype=float32 (float64 for float64).
   silent_fraction_per_leaf: Any  # shape=() per leaf, dtype as the total.
 
@@ -90,16 +89,18 @@ def sad(
   ``silent_fraction_per_leaf``, both at least float32. :math:`T_t` and where
   :math:`w_t \geq 0` are read with :func:`flip_ema` and :func:`positive`.
 
-  A compact state keeps :math:`T` on a logarithmic scale, on which an update
-  without a flip takes a whole number :math:`d` of levels, 2 with the defaults.
-  So averages fall without error, and the first flip of a weight and
-  `init_value` are timed exactly. Each further flip rounds to a level, up or
-  down by turns. Silence then begins early or late by a standard deviation of
-  :math:`\sqrt{T / (12 (1 - m))} / d` updates and a constant below one: with
-  the defaults 0.5 updates for weights that flip once in 100, and 3 for those
-  that flip every other time, where it takes 2302 to 9206 updates. Not even
-  flips in step with the rounding can put :math:`T` wrong by more than a share
-  :math:`T_{\max} / d` of itself, with :math:`T_{\max}` the largest so far.
+  A compact state keeps :math:`T_t / m^t`, which only flips change, as a float
+  of fifteen bits relative to a unit that is doubled, and the float halved, once
+  in :math:`-\log_m 2` updates. Each flip rounds it, up or down by turns, by at
+  most one of the spacings of which an update without a flip takes :math:`d` to
+  :math:`2 d`, 2 to 4 with the defaults. So the silence after a first flip, or
+  after `init_value`, begins at most one update early or late. After more flips
+  the standard deviation is at most :math:`\sqrt{T / (12 (1 - m))} / d` updates
+  and a constant below one: with the defaults 0.3 updates for weights that flip
+  once in 100, and 1.6 for those that flip every other time, where it takes 2302
+  to 9206 updates. Not even flips in step with the rounding can put :math:`T`
+  wrong by more than a share :math:`T_{\max} / d` of itself, with
+  :math:`T_{\max}` the largest so far.
 
   Args:
     weight: the penalty :math:`\lambda \geq 0`: a number, a 0-d array or a
@@ -246,7 +247,7 @@ def _full(
 def _compact(
   weight, momentum, threshold, init_value
 ) -> optax.GradientTransformationExtraArgs:
-  """The average's level on a logarithmic scale, and the sign, in 16 bits."""
+  """The average and the sign in 16 bits."""
   momentum, threshold, init_value = (
     _concrete(name, value)
     for name, value in (
@@ -255,29 +256,29 @@ def _compact(
       ("init_value", init_value),
     )
   )
-  levels = _flip_levels.make(momentum, threshold)
-  if levels is None:
+  average = _flip_average.make(momentum, threshold)
+  if average is None:
     raise ValueError(
       f"sad: a compact state is too small for `momentum` {momentum:g} with"
       f" `threshold` {threshold:g}; pass a smaller momentum, up to about"
-      ' 0.9995, or state="full".'
+      ' 0.9995, a larger threshold, or state="full".'
     )
 
-  def silence(codes, params):
-    silent = jax.tree.map(levels.is_silent, codes)
+  def silence(codes, limit, params):
+    silent = jax.tree.map(lambda c: average.is_silent(c, limit), codes)
     return silent, *_statistics.fractions(params, silent)
 
   def init_fn(params):
     positive = _statistics.positive(params)
-    level = jnp.uint16(levels.level(init_value))
+    level, unit, limit = average.initial(init_value)
     codes = jax.tree.map(lambda p: _statistics.sign_bit(p) | level, positive)
-    _, total, each = silence(codes, params)
+    _, total, each = silence(codes, limit, params)
     # Shaped as the total, these have on every mesh the type that update gives.
     return CompactSADState(
       sad_count=_statistics.filled(total, 0, jnp.int32),
       sad_code=codes,
-      sad_log_zero=_statistics.filled(total, levels.log_zero, jnp.float32),
-      sad_spacing=_statistics.filled(total, levels.spacing, jnp.float32),
+      sad_unit=_statistics.filled(total, unit, jnp.float32),
+      sad_mantissa=_statistics.filled(total, average.mantissa, jnp.int32),
       silent_fraction=total,
       silent_fraction_per_leaf=each,
     )
@@ -285,16 +286,17 @@ def _compact(
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     penalty = _hyperparameters.value_at(weight, state.sad_count)
-    dither = _flip_levels.dither(state.sad_count)
+    moment = average.moment(state.sad_count)
     codes = jax.tree.map(
-      lambda c, p: levels.update(c, p, dither),
+      lambda c, p: average.update(c, p, moment),
       state.sad_code,
       _statistics.positive(params),
     )
-    silent, total, each = silence(codes, params)
+    silent, total, each = silence(codes, moment.limit, params)
     state = state._replace(
       sad_count=optax.safe_increment(state.sad_count),
       sad_code=codes,
+      sad_unit=moment.unit,
       silent_fraction=total,
       silent_fraction_per_leaf=each,
     )
