@@ -44,19 +44,15 @@ class FlipAverage(NamedTuple):
   is exact while the 1 is a whole number of such spacings.
   """
 
-  exponent: int  # e, bits.
+  mantissa: int  # 15 - e, bits.
+  scale: float  # a, the largest for which no average is too large.
   octaves: int  # -log2(m), in units of 2**-32.
   first: float  # 1 - m, the average after a single flip.
   threshold: float
 
-  @property
-  def mantissa(self) -> int:
-    """Bits of the mantissa."""
-    return _BITS - self.exponent
-
   def initial(self, average: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Before the first update an average's code, the unit and the limit."""
-    scale = jnp.float32(_scale(self.exponent))
+    scale = jnp.float32(self.scale)
     code = self._nearest(scale, average)
     return jnp.minimum(code, jnp.uint16(_MOST)), 1 / scale, self._limit(scale)
 
@@ -67,7 +63,7 @@ class FlipAverage(NamedTuple):
     phase = (count + 1) * jnp.uint32(part)  # Modulo 2**32.
     left = jnp.where(phase < jnp.uint32(part), 0.5, 1.0).astype(jnp.float32)
     octave = phase.astype(jnp.float32) * jnp.float32(2.0**-32)
-    scale = jnp.float32(_scale(self.exponent)) * jnp.exp2(octave)
+    scale = jnp.float32(self.scale) * jnp.exp2(octave)
     # Of a weight's first flip this alone is rounded.
     added = _number(self._nearest(scale, self.first), self.mantissa) - 1
     return Moment(
@@ -97,7 +93,7 @@ class FlipAverage(NamedTuple):
     # number alone that has no bits beyond the last place. Rounded to the
     # nearest, an average that flips at a regular rate might stop short of it.
     rest = 1 - moment.kept
-    x = _number(code & jnp.uint16(_MOST), self.mantissa) * moment.kept
+    x = _number(code, self.mantissa) * moment.kept
     x += jnp.where(flipped, rest + moment.added, rest)
     x = jnp.minimum(_code(x, self.mantissa, moment.dither), jnp.uint16(_MOST))
     return x | sign
@@ -125,14 +121,16 @@ def make(momentum: float, threshold: float) -> FlipAverage | None:
   # Below this momentum one update without a flip ends every average anyway.
   octaves = -math.log2(max(momentum, 2.0**-60))
   lowest = min(threshold or 1.0, 1.0 - momentum)
+  scales = {e: 2.0 ** (2**e - 1) - 1 for e in range(1, 7)}
   spacing, exponent = min(
-    (2.0 ** (e - _BITS) * (1 + 1 / (_scale(e) * lowest)), e)
-    for e in range(1, 7)
+    (2.0 ** (e - _BITS) * (1 + 1 / (scale * lowest)), e)
+    for e, scale in scales.items()
   )
   if spacing > 1.3 * octaves * math.log(2):
     return None
   return FlipAverage(
-    exponent=exponent,
+    mantissa=_BITS - exponent,
+    scale=scales[exponent],
     octaves=round(octaves * 2**32),
     first=1.0 - momentum,
     threshold=threshold,
@@ -147,18 +145,14 @@ def average(code: jax.Array, unit: jax.Array, mantissa: jax.Array) -> jax.Array:
     unit: the average for which a number is 1 above the lowest, float32.
     mantissa: bits, int32.
   """
-  return (_number(code & jnp.uint16(_MOST), mantissa) - 1) * unit
-
-
-def _scale(exponent: int) -> float:
-  """`a`, the largest for which no average is too large."""
-  return 2.0 ** (2**exponent - 1) - 1
+  return (_number(code, mantissa) - 1) * unit
 
 
 def _number(code: jax.Array, mantissa) -> jax.Array:
-  """`x` of a code without sign, float32."""
+  """`x` of a code, whatever the sign beside it, float32."""
   shift = jnp.uint32(_MANTISSA) - jnp.asarray(mantissa).astype(jnp.uint32)
-  bits = (code.astype(jnp.uint32) << shift) + jnp.uint32(_ONE)
+  bits = (code & jnp.uint16(_MOST)).astype(jnp.uint32) << shift
+  bits += jnp.uint32(_ONE)
   return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 

@@ -118,7 +118,8 @@ def sad(
     state: "full" keeps :math:`T` in `accumulator_dtype` and a boolean sign for
       each weight, 5 bytes; "compact" both in a uint16. For a compact state
       `momentum` and `threshold` are numbers, not schedules or traced, and
-      `momentum` is at most about 0.9995; do not change them halfway.
+      `momentum` is at most about 0.9995, and from 0.9993 on `threshold` at
+      least 1e-4; do not change them halfway.
     mask: which leaves are binary: a function from the parameters to a tree of
       booleans, such as :func:`binary_mask`, or such a tree. ``None`` takes the
       leaves named ``latent`` if there are any, else all of rank 2 or more,
