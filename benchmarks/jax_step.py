@@ -85,7 +85,10 @@ def batch(work: workload.Workload) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(
-  jax.jit, static_argnames=("recipe", "length"), donate_argnames="state"
+  jax.jit,
+  static_argnames=("recipe", "length"),
+  donate_argnames="state",
+  keep_unused=True,  # as main.py
 )
 def steps(state, images, labels, *, recipe: Recipe, length: int):
   """So many updates in one dispatch; metrics of the last."""

@@ -61,7 +61,7 @@ class Update:
     self._gradient = jax.tree.map(lambda p: 0.01 * p, self._params)
     self._state = tx.init(self._params)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    @functools.partial(jax.jit, donate_argnums=(1, 2), keep_unused=True)
     def apply(gradient, state, params):
       updates, state = tx.update(gradient, state, params)
       return state, optax.apply_updates(params, updates)

@@ -40,10 +40,16 @@ _CHUNK = {"cpu": 1}
 _CHUNK_ELSEWHERE = 50
 
 
+# A donated array serves the first result of its shape. Were the statistics that
+# a step writes and does not read left out, theirs would take the place of a
+# momentum, and every array behind them another's, which is copied first.
+_updating = functools.partial(
+  jax.jit, donate_argnames="state", keep_unused=True
+)
+
+
 @functools.partial(
-  jax.jit,
-  static_argnames=("recipe", "batch_size", "length"),
-  donate_argnames="state",
+  _updating, static_argnames=("recipe", "batch_size", "length")
 )
 def train_chunk(
   state,
@@ -79,7 +85,7 @@ def train_chunk(
   return replicas.each(chunk, _count(key))(state, order, key)
 
 
-@functools.partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+@functools.partial(_updating, static_argnames="recipe")
 def train_batch(state, batch, key, teacher=None, *, recipe):
   """One step on a batch of a stream; metrics get a last axis of one."""
   images, labels = recipe.laid_out(batch.images), recipe.laid_out(batch.labels)
