@@ -13,7 +13,6 @@ that compute what is summed, and then all together in one.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -50,24 +49,6 @@ def sums(
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   total = functools.partial(jnp.sum, axis=axes, keepdims=keepdims)
   return by_halves(wide, total, axes, halvings).astype(x.dtype)
-
-
-def centred(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """Means, and sums of squared distances from them.
-
-  The output scales of forward passes and the norms of `ags` are both made of
-  these, which XLA computes once.
-
-  Args:
-    x: floating-point, any shape.
-    axes: what is averaged over, counted from the first.
-
-  Returns:
-    Both with these axes of length one, dtype as `x`.
-  """
-  count = math.prod(x.shape[i] for i in axes)
-  mean = sums(x, axes, keepdims=True) / max(count, 1)
-  return mean, sums(jnp.square(x - mean), axes, keepdims=True)
 
 
 def by_halves(

@@ -35,23 +35,6 @@ def test_sums_over_all_axes_but_one(x64, shape, dtype):
       np.testing.assert_allclose(sums, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (0, 4)])
-def test_means_and_distances_from_them(x64, shape):
-  rng = np.random.default_rng(0)
-  # A sum of squares less that of the mean would have lost six digits here.
-  x = 1000 + rng.normal(size=shape)
-  axes = tuple(range(len(shape) - 1))
-  mean, squares = _sums.centred(jnp.asarray(x), axes)
-  assert mean.shape == squares.shape == (1,) * len(axes) + shape[-1:]
-  if not x.size:
-    np.testing.assert_array_equal(squares, 0)
-    return
-  expected = x.mean(axis=axes, keepdims=True)
-  np.testing.assert_allclose(mean, expected, rtol=1e-14)
-  spread = x.var(axis=axes, keepdims=True) * (x.size // shape[-1])
-  np.testing.assert_allclose(squares, spread, rtol=1e-10, atol=1e-12)
-
-
 def test_numbers_of_low_precision_are_added_in_float32():
   x = jnp.ones((3, 3, 512, 16), jnp.bfloat16)  # bfloat16 stops at 256
   sums = _sums.sums(x, (0, 1, 2))

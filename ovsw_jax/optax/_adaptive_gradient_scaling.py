@@ -1,12 +1,10 @@
 """Adaptive gradient scaling (AGS), a lower bound on relative gradients."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from ovsw_jax import _sums
 from ovsw_jax.optax import _hyperparameters, _masks, _statistics
@@ -136,21 +134,13 @@ def ags(
       _statistics.float_dtype(g), _statistics.float_dtype(p)
     )
 
-    def squares(x, **options):
-      return _sums.sums(jnp.square(x), axes, keepdims=True, **options)
+    def norm(x, **options):
+      squares = jnp.square(x.astype(dtype))
+      return jnp.sqrt(_sums.sums(squares, axes, keepdims=True, **options))
 
-    def squares_of_centred(x):
-      mean, rest = _sums.centred(x, axes)
-      return rest + math.prod(x.shape[i] for i in axes) * jnp.square(mean)
-
-    g, p = g.astype(dtype), p.astype(dtype)
-    gradient = squares(g, halvings=_sums.OF_GRADIENTS)
-    # On a CPU the forward pass has summed the parts of this one.
-    weight = lax.platform_dependent(p, cpu=squares_of_centred, default=squares)
     low = jnp.asarray(grad_eps, dtype), jnp.asarray(eps, dtype)
-    return jnp.maximum(jnp.sqrt(gradient), low[0]) / jnp.maximum(
-      jnp.sqrt(weight), low[1]
-    )
+    gradient = norm(g, halvings=_sums.OF_GRADIENTS)
+    return jnp.maximum(gradient, low[0]) / jnp.maximum(norm(p), low[1])
 
   def each_filter(reduce, tree, params):
     def leaf(path, x, p):

@@ -91,8 +91,9 @@ def standardized_magnitude(latent: jax.Array) -> jax.Array:
   """
   _check_variance(latent)
   latent = jax.lax.stop_gradient(latent)
-  # `jnp.var` would sum what is centred already.
-  mean, squares = _sums.centred(latent, per_output(latent))
-  variance = squares.ravel() / (latent.size // latent.shape[-1] - 1)
+  centred = latent - _mean(latent)
+  # `jnp.var` would centre it again.
+  count = latent.size // latent.shape[-1]
+  variance = _sums.sums(jnp.square(centred), per_output(latent)) / (count - 1)
   # mean|w0 / sd| = mean|w0| / sd: the standardized tensor is never built.
-  return _mean(jnp.abs(latent - mean)) / jnp.sqrt(variance + _VARIANCE_EPSILON)
+  return _mean(jnp.abs(centred)) / jnp.sqrt(variance + _VARIANCE_EPSILON)
