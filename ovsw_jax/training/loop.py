@@ -95,9 +95,7 @@ def train_batch(state, batch, key, teacher=None, *, recipe):
   return state, jax.tree.map(lambda value: value[None], metrics)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("recipe", "count"), donate_argnames="state"
-)
+@functools.partial(_updating, static_argnames=("recipe", "count"))
 def refreshed(state, *, recipe, count: int):
   """The state at an epoch's start, as the method refreshes it."""
 
