@@ -38,7 +38,9 @@ def assert_close(ours, exact, error):
 @pytest.mark.parametrize("channels", (8, 24, 64))
 @pytest.mark.parametrize("by", _tiling.TILINGS, ids=lambda by: by.side)
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_both_gradients(padding, by, channels, x64):
+@pytest.mark.parametrize("shared", (True, False))
+def test_both_gradients(shared, padding, by, channels, monkeypatch, x64):
+  monkeypatch.setattr(_winograd, "_BATCHES_SHARED", shared)
   geometry = products.ConvGeometry(padding=padding)
   shape = (3, 11, 8, channels)
   bits, kernel, gradient = operands(shape, 17, geometry)

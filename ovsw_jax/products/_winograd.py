@@ -44,9 +44,14 @@ from ovsw_jax.products._tiling import TAPS, Tiling
 # Transformed tiles in flight; more of them leave the cache. A part is worth its
 # time where its tiles are many times as large as the sums that it adds to.
 _CHUNK_BYTES, _CHUNK_SUMS = 2**23, 16
-# Places that are in one array, and so in one batch of products. XLA computes a
-# batch of small matrices on one core, and batches side by side.
-_TOGETHER = 2
+# Before jax 0.11, XLA computes a batch of small matrices on one core, and
+# batches side by side.
+_BATCHES_SHARED = jax.__version_info__ >= (0, 11)
+
+
+def _together(width: int) -> int:
+  """Of a row's places, how many are in an array, and so in a batch."""
+  return width if _BATCHES_SHARED else 2
 
 
 def _combined(
@@ -80,15 +85,16 @@ def _places(
   rows: Sequence[Sequence[jax.Array]],
   shape: tuple[int, ...],
 ) -> list[jax.Array]:
-  """The matrix times each of the rows; all places, `_TOGETHER` in an array.
+  """The matrix times each of the rows; all places, `_together` in an array.
 
   Elementwise on whole arrays it takes half the time that it takes as matrix
   products.
   """
   places = [place for row in rows for place in _combined(matrix, row)]
+  count = _together(len(matrix))
   return [
-    jnp.stack(places[i : i + _TOGETHER]).reshape(_TOGETHER, *shape)
-    for i in range(0, len(places), _TOGETHER)
+    jnp.stack(places[i : i + count]).reshape(count, *shape)
+    for i in range(0, len(places), count)
   ]
 
 
@@ -114,11 +120,12 @@ def _columns(
     for each column, shape (lines, *shape).
   """
   lines, width = matrix.shape
-  step = width // _TOGETHER
+  count = _together(width)
+  step = width // count
   columns = []
   for first in range(step):
     rows = _rows(matrix, [x.reshape(-1) for x in places[first::step]])
-    columns += list(rows.reshape(lines, _TOGETHER, *shape).swapaxes(0, 1))
+    columns += list(rows.reshape(lines, count, *shape).swapaxes(0, 1))
   return _combined(matrix, columns)
 
 
