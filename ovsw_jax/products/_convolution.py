@@ -7,7 +7,7 @@ gradients of 3x3 kernels of stride 1 a CPU computes in tiles (`_winograd`).
 Otherwise the kernel's are products with unpacked patches, and the input's XLA's
 transposed convolution, which with a stride and few channels is taken apart.
 `benchmarks/convolution_forms.py` measures them all; on two cores with AVX-512,
-3x3, float32, in milliseconds:
+jax 0.10, 3x3, float32, in milliseconds:
 
 =======================  ==============  ============================
 input                    forward         both gradients
