@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -240,6 +241,28 @@ def test_stablehlo_runs_without_this_package(packed, images, tmp_path):
   )
 
 
+@pytest.mark.parametrize("kind", (AttributeError, TypeError))
+def test_a_converter_that_does_not_fit_jax_is_named(kind, monkeypatch):
+  def to_onnx(*args, **kwargs):
+    raise kind("module 'jax._src.core' has no attribute 'X'")
+
+  converter = types.SimpleNamespace(to_onnx=to_onnx)
+  monkeypatch.setitem(sys.modules, "jax2onnx", converter)
+  model = packed_networks.network()
+  packed = deploy.pack(
+    model,
+    packed_networks.variables_of(model),
+    image_shape=packed_networks.IMAGE,
+    metadata=METADATA,
+  )
+  with pytest.raises(ImportError, match=r"does not fit jax .*'X'.*jax<0\.11"):
+    deploy.to_onnx(packed)
+
+
+@pytest.mark.skipif(
+  jax.__version_info__ >= (0, 11),
+  reason="jax2onnx 0.13.0 does not fit jax 0.11, nor 0.17.1 jax 0.12",
+)
 @pytest.mark.filterwarnings("ignore")  # of the converter and what it imports
 @pytest.mark.parametrize("stem", ("cifar", "imagenet"))
 def test_onnx_runs_in_onnxruntime(stem, images):

@@ -95,7 +95,8 @@ def to_onnx(network: PackedNetwork) -> bytes:
     network: from `pack` or `load`.
 
   Raises:
-    ImportError: jax2onnx is not installed.
+    ImportError: jax2onnx is not installed, or not made for the jax that is;
+      jax 0.11 is too new for jax2onnx 0.13.0, and 0.12 for its 0.17.1.
 
   Examples:
     >>> import ovsw_jax as ovsw
@@ -117,13 +118,20 @@ def to_onnx(network: PackedNetwork) -> bytes:
     with mock.patch.multiple(linen, avg_pool=_AVG_POOL, max_pool=_max_pool):
       return program(images)
 
-  model = jax2onnx.to_onnx(
-    traced,
-    inputs=[jax.ShapeDtypeStruct(("B", *network.image_shape), jnp.uint8)],
-    model_name="ovsw_jax",
-    input_names=["images"],
-    output_names=["logits"],
-  )
+  try:
+    model = jax2onnx.to_onnx(
+      traced,
+      inputs=[jax.ShapeDtypeStruct(("B", *network.image_shape), jnp.uint8)],
+      model_name="ovsw_jax",
+      input_names=["images"],
+      output_names=["logits"],
+    )
+  except (AttributeError, TypeError) as error:  # It uses jax's inner parts.
+    raise ImportError(
+      f"jax2onnx does not fit jax {jax.__version__} ({error}); export in an"
+      ' environment with pip install "ovsw_jax[onnx]" "jax<0.11", which reads'
+      " the packed file or the run's checkpoint, or use StableHLO."
+    ) from error
   return model.SerializeToString()
 
 
