@@ -319,8 +319,15 @@ def train_step(
   images = data.augment(images, key, pad=recipe.pad, flip=recipe.flip)
   if recipe.lighting is not None:
     images = data.lighting(images, jax.random.fold_in(key, 1), recipe.lighting)
-  inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
+  inputs = _normalized(images, recipe)
   return update(state, inputs, labels, recipe, axis_name, teacher)
+
+
+def _normalized(images: jax.Array, recipe: Recipe) -> jax.Array:
+  """The model's inputs, in its precision but float32 at least."""
+  dtype = getattr(recipe.model, "dtype", None) or jnp.float32
+  dtype = jnp.promote_types(dtype, jnp.float32)
+  return data.normalize(images, recipe.mean, recipe.std, dtype)
 
 
 def eval_step(
@@ -342,7 +349,7 @@ def eval_step(
   Returns:
     The sums `loss`, `accuracy`, `top5` and `weight`, scalars.
   """
-  inputs = data.normalize(images, recipe.mean, recipe.std, jnp.float32)
+  inputs = _normalized(images, recipe)
   logits = recipe.model.apply(
     variables,
     inputs,
