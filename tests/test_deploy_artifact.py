@@ -242,19 +242,12 @@ def test_stablehlo_runs_without_this_package(packed, images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", (AttributeError, TypeError))
-def test_a_converter_that_does_not_fit_jax_is_named(kind, monkeypatch):
+def test_a_converter_that_does_not_fit_jax_is_named(kind, packed, monkeypatch):
   def to_onnx(*args, **kwargs):
     raise kind("module 'jax._src.core' has no attribute 'X'")
 
   converter = types.SimpleNamespace(to_onnx=to_onnx)
   monkeypatch.setitem(sys.modules, "jax2onnx", converter)
-  model = packed_networks.network()
-  packed = deploy.pack(
-    model,
-    packed_networks.variables_of(model),
-    image_shape=packed_networks.IMAGE,
-    metadata=METADATA,
-  )
   with pytest.raises(ImportError, match=r"does not fit jax .*'X'.*jax<0\.11"):
     deploy.to_onnx(packed)
 
