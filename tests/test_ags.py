@@ -178,6 +178,27 @@ def test_half_precision_gradients_are_summed_in_float32(dtype):
   )
 
 
+def test_leaves_of_all_kinds_are_scaled_together_on_a_gpu(x64, request):
+  rng = np.random.default_rng(0)
+  kinds = [
+    ((3, 3, 4, 6), jnp.float32),
+    ((5, 2), jnp.float64),
+    ((7,), jnp.bfloat16),
+    ((), jnp.float32),
+  ]
+  params, grads = (
+    [jnp.asarray(rng.normal(size=shape), dtype) for shape, dtype in kinds]
+    for _ in range(2)
+  )
+  args = grads, params, 0.9
+  alone = _scale(*args, mask=[True] * 4)
+  request.getfixturevalue("as_a_gpu")
+  together = _scale(*args, mask=[True] * 4)
+  for a, b in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_delta_may_be_a_schedule():
   params, grads = jnp.ones((4, 1)), jnp.full((4, 1), 1e-4)
   tx = ovsw_optax.ags(lambda count: 0.1 * (count + 1))

@@ -128,19 +128,23 @@ def ags(
       ' inject_hyperparams static_args=("output_axis", "mask").'
     )
 
-  def unit_ratio(path, g, p):
+  def squared_norms(path, g, p):
     axes = _reduced_axes(jnp.shape(p), output_axis, path)
     dtype = jnp.promote_types(
       _statistics.float_dtype(g), _statistics.float_dtype(p)
     )
 
-    def norm(x, **options):
+    def of(x, **options):
       squares = jnp.square(x.astype(dtype))
-      return jnp.sqrt(_sums.sums(squares, axes, keepdims=True, **options))
+      return _sums.sums(squares, axes, keepdims=True, **options)
 
+    return of(g, halvings=_sums.OF_GRADIENTS), of(p)
+
+  def unit_ratio(gradient, weight):
+    dtype = gradient.dtype
     low = jnp.asarray(grad_eps, dtype), jnp.asarray(eps, dtype)
-    gradient = norm(g, halvings=_sums.OF_GRADIENTS)
-    return jnp.maximum(gradient, low[0]) / jnp.maximum(norm(p), low[1])
+    gradient, weight = jnp.sqrt(gradient), jnp.sqrt(weight)
+    return jnp.maximum(gradient, low[0]) / jnp.maximum(weight, low[1])
 
   def each_filter(reduce, tree, params):
     def leaf(path, x, p):
@@ -167,7 +171,11 @@ def ags(
   def update_fn(updates, state, params=None, **extra_args):
     del extra_args
     bound = _hyperparameters.value_at(delta, state.ags_count)
-    ratios = jax.tree_util.tree_map_with_path(unit_ratio, updates, params)
+    norms = jax.tree_util.tree_map_with_path(squared_norms, updates, params)
+    gradients, weights = jax.tree.transpose(
+      jax.tree.structure(updates), jax.tree.structure((0, 0)), norms
+    )
+    ratios = _statistics.elementwise(unit_ratio, gradients, weights)
     below = jax.tree.map(lambda r: r < jnp.asarray(bound, r.dtype), ratios)
 
     def lift(g, r, low):
