@@ -10,7 +10,8 @@ shows what a change is worth before a GPU is at hand. `launched` are all kernels
 of a step in a scan; `elementwise and sums` those of XLA's own making, `copies`
 of them what its scan could not update in place, and `GB` what all of them read
 and write. cuDNN chooses no algorithms here, and each of its convolutions counts
-as one kernel, where some are two or three.
+as one kernel, where some are two or three. XLA's options may be tried, as in
+XLA_FLAGS=--xla_gpu_enable_while_loop_double_buffering=true.
 
 It takes the CUDA plugin of the jax that is installed, in an environment of its
 own, as jax elsewhere would look for a GPU and complain:
@@ -114,6 +115,12 @@ def kernels(program: str) -> list[tuple[str, int]]:
   return found
 
 
+def steps_an_iteration(program: str, steps: int) -> int:
+  """How many of a scan's steps XLA has put into one iteration of its loop."""
+  trips = re.search(r' while\(.*known_trip_count":\{"n":"(\d+)"', program)
+  return steps // int(trips[1]) if trips else 1
+
+
 class Compiler:
   """Compiles for a described GPU, in the process it is in."""
 
@@ -163,7 +170,8 @@ class Compiler:
       recipe=recipe,
       length=_STEPS,
     )
-    found = kernels(lowered.compile().as_text())
+    program = lowered.compile().as_text()
+    found, steps = kernels(program), steps_an_iteration(program, _STEPS)
     calls = collections.Counter(name for name, _ in found)
     moved: collections.Counter[str] = collections.Counter()
     for name, size in found:
@@ -174,7 +182,7 @@ class Compiler:
       "variant": variant,
       "device": DEVICE,
       "kernels": [
-        {"name": name, "calls": calls[name], "bytes": size}
+        {"name": name, "calls": calls[name] / steps, "bytes": size / steps}
         for name, size in moved.most_common()
       ],
     }
@@ -202,9 +210,9 @@ def table(content: dict[str, Any]) -> str:
         str(row["batch"]),
         row["dtype"],
         row["variant"],
-        str(sum(calls.values())),
-        str(own),
-        str(calls.get("copy", 0)),
+        f"{sum(calls.values()):.0f}",
+        f"{own:.0f}",
+        f"{calls.get('copy', 0):.0f}",
         f"{sum(k['bytes'] for k in row['kernels']) / 1e9:.2f}",
       ]
     )

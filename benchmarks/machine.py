@@ -105,6 +105,7 @@ def load() -> list[float] | None:
 
 def describe() -> dict:
   """All of this, in plain values; the device is the worker's to tell."""
+  flags = os.environ.get("XLA_FLAGS")
   return {
     "command": command(),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -114,6 +115,7 @@ def describe() -> dict:
     "load": load(),
     "system": f"{platform.system()} {platform.machine()}",
     "versions": versions(),
+    **({"xla_flags": flags} if flags else {}),
   }
 
 

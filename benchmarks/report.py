@@ -89,9 +89,10 @@ def circumstances(content: dict[str, Any]) -> str:
   place = f"{content['processor']}, {content['cores']} cores"
   if not device.startswith("cpu"):
     place = f"{device}; {place}"
+  flags = content.get("xla_flags")
   return (
-    f"{place}; {packages}; {content['date'][:10]}, "
-    f"commit {content['commit'] or 'unknown'}."
+    f"{place}; {packages}; {f'XLA_FLAGS={flags}; ' if flags else ''}"
+    f"{content['date'][:10]}, commit {content['commit'] or 'unknown'}."
   )
 
 

@@ -16,6 +16,7 @@ from benchmarks import (
   flops,
   gpu_program,
   kernels,
+  machine,
   plain_linen,
   report,
   table,
@@ -231,6 +232,23 @@ def test_kernels_of_a_program_are_those_of_its_loop():
   ]
   with pytest.raises(ValueError, match="no loop over steps"):
     gpu_program.kernels(PROGRAM.replace(" while(", " call("))
+
+
+def test_a_loop_of_a_program_may_have_several_steps_an_iteration():
+  told = '%body.2, backend_config={"known_trip_count":{"n":"25"}}'
+  assert gpu_program.steps_an_iteration(PROGRAM, 50) == 1
+  twice = PROGRAM.replace("body=%body.2", f"body={told}")
+  assert gpu_program.steps_an_iteration(twice, 50) == 2
+
+
+def test_flags_of_the_compiler_are_among_the_circumstances(monkeypatch):
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  plain = machine.describe() | {"device": "cpu"}
+  monkeypatch.setenv("XLA_FLAGS", "--xla_some=true")
+  content = machine.describe() | {"device": "cpu"}
+  assert content.keys() - plain.keys() == {"xla_flags"}
+  assert "; XLA_FLAGS=--xla_some=true; 20" in report.circumstances(content)
+  assert "XLA_FLAGS" not in report.circumstances(plain)
 
 
 def test_epochs_are_told_apart_from_their_evaluation(tmp_path):
