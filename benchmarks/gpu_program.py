@@ -110,7 +110,9 @@ def kernels(program: str) -> list[tuple[str, int]]:
     if made["op"] not in _FREE:
       read = re.findall(r"%([\w.\-]+)", made["operands"])
       moved = sum(_bytes(shapes.get(name, "")) for name in read)
-      kind = re.sub(r"[.\d]+$", "", made["name"])
+      # Of an iteration's second step the same, and not a kind of its own.
+      name = made["name"].removesuffix(".double_buffer_clone")
+      kind = re.sub(r"[.\d]+$", "", name)
       found.append((kind, moved + _bytes(made["shape"])))
   return found
 

@@ -239,6 +239,9 @@ def test_a_loop_of_a_program_may_have_several_steps_an_iteration():
   assert gpu_program.steps_an_iteration(PROGRAM, 50) == 1
   twice = PROGRAM.replace("body=%body.2", f"body={told}")
   assert gpu_program.steps_an_iteration(twice, 50) == 2
+  second = twice.replace("fusion.12 ", "fusion.12.double_buffer_clone ")
+  assert second != twice
+  assert gpu_program.kernels(second) == gpu_program.kernels(PROGRAM)
 
 
 def test_flags_of_the_compiler_are_among_the_circumstances(monkeypatch):
