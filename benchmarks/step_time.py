@@ -9,8 +9,9 @@ A step is forward, loss, backward and optimizer on a batch that stays on the
 device; ours counts sign flips and measures the gradient's norm besides, as
 `main.py` does. Every contestant has a process of its own (see
 `benchmarks/workers.py` for why), and they take turns: ours, torch, ours, linen,
-ours, ... A ratio is the median over ratios of neighbours, with the 95 %
-interval of that median; below 1 ours is faster.
+ours, ... A turn begins with a step that is not timed. A ratio is the median
+over ratios of neighbours, with the 95 % interval of that median; below 1 ours
+is faster.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def measure(
       {name: peer.time for name, peer in peers.items()},
       rounds=chosen.rounds,
       seconds=chosen.turn_seconds,
+      lead=1,
       settle=0.005,  # PyTorch's OpenMP threads spin a little after a step
       progress=show,
     )

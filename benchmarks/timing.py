@@ -38,6 +38,7 @@ def alternate(
   rounds: int,
   seconds: float = 0.0,
   warmup: int = 2,
+  lead: int = 0,
   settle: float = 0.0,
   progress: Callable[[str], None] = lambda text: None,
 ) -> Times:
@@ -52,6 +53,8 @@ def alternate(
       for each would leave an accelerator idle.
     warmup: untimed turns of each beforehand, after the first one, which
       compiles; at least 1.
+    lead: untimed steps at the start of each turn, in which a process gets back
+      the cores and caches that others have had.
     settle: pause before each turn, for threads that still spin after the last.
     progress: called with a few words on what is going on.
 
@@ -66,6 +69,8 @@ def alternate(
 
   def turn(run: Turn) -> float:
     time.sleep(settle)
+    if lead:
+      run(lead)
     return run(steps)
 
   for name, run in {"": base, **others}.items():

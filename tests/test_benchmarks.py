@@ -78,6 +78,15 @@ def test_a_turn_makes_steps_for_as_long_as_asked():
   assert clock.turns[-3:] == [("a", 20), ("b", 20), ("a", 20)]
 
 
+def test_a_turn_may_begin_with_steps_that_are_not_timed():
+  clock = Clock()
+  a, b = clock.contestant("a", 1.0), clock.contestant("b", 1.0)
+  times = timing.alternate(a, {"b": b}, rounds=1, seconds=3.0, lead=1)
+  of_a, of_b = [("a", 1), ("a", 3)], [("b", 1), ("b", 3)]
+  assert clock.turns[-6:] == of_a + of_b + of_a
+  assert len(times.base) == 2 and len(times.others["b"]) == 1
+
+
 @pytest.mark.parametrize("arguments", ({"rounds": 0}, {"warmup": 0}))
 def test_no_rounds_is_an_error(arguments):
   with pytest.raises(ValueError, match="at least 1, got"):
