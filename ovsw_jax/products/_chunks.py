@@ -35,6 +35,10 @@ def cache_bytes(
   return min(max([_LEAST_CACHE, *found]), _MOST_CACHE)
 
 
+# Of this machine, read once.
+CACHE_BYTES = cache_bytes()
+
+
 def summed(
   part: Callable[[jax.Array | int, int], tuple[Any, Any]],
   zeros: Any,

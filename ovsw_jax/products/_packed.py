@@ -28,7 +28,7 @@ _MOST_WORDS = 256  # terms of one unrolled sum: 3x3 taps of 910 channels
 # Beyond these bytes a packed kernel is cut into blocks of output channels.
 _LARGE_KERNEL, _BLOCK = 2**16, 64
 # Unpacked patches in flight; larger ones leave the cache.
-_CHUNK_BYTES = _chunks.cache_bytes() // 2
+_CHUNK_BYTES = _chunks.CACHE_BYTES // 2
 
 
 def can_count(kernel_shape: tuple[int, ...], geometry: ConvGeometry) -> bool:

@@ -43,7 +43,7 @@ from ovsw_jax.products._tiling import TAPS, Tiling
 
 # Transformed tiles in flight; more of them leave the cache. A part is worth its
 # time where its tiles are many times as large as the sums that it adds to.
-_CHUNK_BYTES, _CHUNK_SUMS = _chunks.cache_bytes() // 4, 16
+_CHUNK_BYTES, _CHUNK_SUMS = _chunks.CACHE_BYTES // 4, 16
 # Before jax 0.11, XLA computes a batch of small matrices on one core, and
 # batches side by side.
 _BATCHES_SHARED = jax.__version_info__ >= (0, 11)
