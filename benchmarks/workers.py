@@ -14,7 +14,7 @@ import os
 import traceback
 from typing import Any
 
-from benchmarks import host_memory, timing
+from benchmarks import timing
 
 
 class WorkerError(RuntimeError):
@@ -30,7 +30,7 @@ class Worker:
       and any other methods.
     arguments: of the factory; must pickle.
     threads: so many CPU cores are the process's; None for all.
-    allocator: see `host_memory`.
+    allocator: see `ovsw_jax.training.host_memory`.
   """
 
   def __init__(
@@ -106,7 +106,9 @@ def _serve(pipe, factory, arguments, threads, allocator) -> None:
       cores = sorted(os.sched_getaffinity(0))[:threads]
       os.sched_setaffinity(0, cores)
     if allocator == "tuned":
-      host_memory.keep()
+      from ovsw_jax.training import host_memory
+
+      host_memory.keep_freed_memory(one_arena=True)
     # Or the first on an accelerator would take most of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module, _, function = factory.partition(":")

@@ -143,8 +143,9 @@ def _train_or_evaluate(mode, config, workdir, cache) -> None:
 
   mesh.start_processes(config.distributed)
   host_memory.keep_freed_memory(
-    # Measured on two cores; many threads would wait more for one heap.
-    one_arena=config.train.batch_size >= 128 and (os.cpu_count() or 1) <= 4
+    # Images of 8x8 fit in the heaps of threads. Measured on two cores; many
+    # threads would wait more for one heap.
+    one_arena=config.data.name != "digits" and (os.cpu_count() or 1) <= 4
   )
   compilation_cache.enable(cache)
   mesh.meet()

@@ -1,6 +1,9 @@
-"""Kept memory: fewer page faults, in a process of its own."""
+"""Kept memory: fewer and larger pages, in a process of its own."""
 
+import mmap
+import pathlib
 import platform
+import resource
 import subprocess
 import sys
 
@@ -59,6 +62,92 @@ def test_an_execution_finds_its_memory_where_it_left_it(how, size):
   # Pages are of 4 KB, or of 2 MB where the kernel hands out large ones.
   assert without > size // 2
   assert with_ < without / 2
+
+
+# MB in large pages of a heap that 256 MB were written to.
+LARGE = """
+import pathlib, re
+from ovsw_jax.training import host_memory
+assert host_memory.keep_freed_memory(one_arena=True)
+import numpy as np
+kept = np.ones(2**25)
+rollup = pathlib.Path("/proc/self/smaps_rollup").read_text()
+print(int(re.search(r"AnonHugePages: *(\\d+) kB", rollup)[1]) // 2**10)
+"""
+
+
+def large_pages_are_given():
+  path = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+  given = path.is_file() and "[never]" not in path.read_text()
+  return given and host_memory._addresses_are_free()
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc" or not large_pages_are_given(),
+  reason="this kernel gives no large pages",
+)
+def test_the_heap_is_of_large_pages():
+  result = subprocess.run(
+    [sys.executable, "-c", LARGE], capture_output=True, text=True, check=True
+  )
+  assert int(result.stdout) >= 128
+
+
+@pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
+def test_addresses_that_are_limited_are_not_taken(monkeypatch, tmp_path, limit):
+  overcommit = tmp_path / "overcommit_memory"
+  overcommit.write_text("0\n")
+  monkeypatch.setattr(host_memory, "_OVERCOMMIT", overcommit)
+  unlimited = resource.RLIM_INFINITY
+  limits = dict.fromkeys((resource.RLIMIT_AS, resource.RLIMIT_DATA), unlimited)
+  monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which],) * 2)
+  assert host_memory._addresses_are_free()
+  limits[limit] = 2**34
+  assert not host_memory._addresses_are_free()
+
+
+def test_addresses_that_count_as_memory_are_not_taken(monkeypatch, tmp_path):
+  monkeypatch.setattr(host_memory, "_OVERCOMMIT", tmp_path / "overcommit")
+  assert not host_memory._addresses_are_free()  # not told
+  (tmp_path / "overcommit").write_text("2\n")
+  assert not host_memory._addresses_are_free()
+
+
+class Libc:
+  """glibc's functions, which say what they were asked for."""
+
+  def __init__(self, place):
+    self.asked = []
+
+    def function(name, answer):
+      def called(*arguments):
+        self.asked.append((name, *arguments))
+        return answer
+
+      return called
+
+    self.malloc = function("malloc", place)
+    self.madvise = function("madvise", -1)
+    self.free = function("free", None)
+
+
+def test_a_heap_that_cannot_grow_stays_as_it_is():
+  libc = Libc(None)
+  host_memory._ask_for_large_pages(libc)
+  assert [name for name, *_ in libc.asked] == ["malloc"]
+
+
+@pytest.mark.skipif(
+  not hasattr(mmap, "MADV_HUGEPAGE"), reason="the advice is Linux's"
+)
+def test_what_the_heap_grew_by_is_advised_in_whole_pages_and_freed():
+  libc, page = Libc(place := 2**40 + 16), mmap.PAGESIZE
+  host_memory._ask_for_large_pages(libc)
+  (_, size), (_, first, length, advice), (_, freed) = libc.asked
+  assert (freed, advice) == (place, mmap.MADV_HUGEPAGE)
+  assert first % page == 0
+  assert place <= first < place + page
+  assert first + length == place + size
 
 
 def test_nothing_happens_elsewhere(monkeypatch):
