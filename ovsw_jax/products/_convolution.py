@@ -209,18 +209,20 @@ def _forward(bits, kernel, geometry, dtype, binary_kernel):
 def _backward(geometry, dtype, binary_kernel, residuals, gradient):
   del binary_kernel
   packed, kernel, like = residuals
-  # Without the barrier XLA's CPU backend fuses the elementwise producers of
-  # the gradient into the convolutions' inner loops and recomputes them there.
-  gradient = lax.optimization_barrier(gradient.astype(dtype))
+  gradient = gradient.astype(dtype)
   shape = (gradient.shape[0], *like.shape[1:])
 
   def one_by_one(gradient, packed, kernel):
+    # Without the barrier XLA's CPU backend fuses the elementwise producers of
+    # the gradient into the convolutions' inner loops and recomputes them there.
+    gradient = lax.optimization_barrier(gradient)
     return (
       _input_gradient(gradient, kernel, shape, geometry),
       _kernel_gradient(gradient, packed, shape, kernel.shape, geometry),
     )
 
   def in_tiles(gradient, packed, kernel):
+    # Computed where it is padded, and nowhere else.
     wide = _xla.accumulator(dtype)
     gradient, kernel = gradient.astype(wide), kernel.astype(wide)
     return _winograd.gradients(gradient, packed, kernel, geometry, tiling)

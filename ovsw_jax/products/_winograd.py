@@ -125,7 +125,8 @@ def _columns(
   columns = []
   for first in range(step):
     rows = _rows(matrix, [x.reshape(-1) for x in places[first::step]])
-    columns += list(rows.reshape(lines, count, *shape).swapaxes(0, 1))
+    rows = rows.reshape(lines, count, *shape)
+    columns += [rows[:, place] for place in range(count)]
   return _combined(matrix, columns)
 
 
@@ -159,17 +160,21 @@ def _gradient_tiles(x: jax.Array, by: Tiling, counts: Pair) -> list[jax.Array]:
   batch, height, width, channels = x.shape
   lines = len(by.data)
 
-  def cut(x, count):
-    return [
-      lax.slice_in_dim(x, i, i + (count - 1) * by.side + 1, by.side, axis=1)
-      for i in range(lines)
-    ]
-
+  down, across = ((count - 1) * by.side + 1 for count in counts)
   # Flat, for long loops.
-  rows = _rows(by.data, cut(x.reshape(batch, height, -1), counts[0]))
-  rows = rows.reshape(lines, -1, width, channels)
-  rows = [cut(row, counts[1]) for row in rows]
-  return _places(by.data, rows, (-1, channels))
+  flat = x.reshape(batch, height, -1)
+  cuts = [
+    lax.slice_in_dim(flat, i, i + down, by.side, axis=1) for i in range(lines)
+  ]
+  rows = _rows(by.data, cuts).reshape(lines, -1, width, channels)
+
+  def cut(row, i):
+    # Both at once: of a row by itself, read six times, XLA makes a copy.
+    limits = (row + 1, rows.shape[1], i + across, channels)
+    return lax.slice(rows, (row, 0, i, 0), limits, (1, 1, by.side, 1))
+
+  rows_of_cuts = [[cut(row, i) for i in range(lines)] for row in range(lines)]
+  return _places(by.data, rows_of_cuts, (-1, channels))
 
 
 def _whole(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

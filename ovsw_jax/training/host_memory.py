@@ -4,8 +4,8 @@ An execution on the CPU takes its temporaries from malloc, tens to hundreds of
 MB, and frees them at its end. glibc hands what is large straight back to the
 kernel, which gives it out again page by page, each of them cleared: tens of
 thousands of page faults a step. Told to keep it, glibc reuses the pages. In
-pages of 2 MB, where the kernel has such, the processor finds them sooner. Images
-of such a size, and a batch of so many, ms a step on two cores of a Xeon with jax
+pages of 2 MB, where the kernel has such, the processor finds them sooner. By
+network, size of images and batch, ms a step on two cores of a Xeon with jax
 0.12, median of three times 15 steps:
 
   =======================  ====  ======  ======  ======  ======
