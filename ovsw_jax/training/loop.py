@@ -205,7 +205,7 @@ def train_and_evaluate(
         say(told)
       if step:
         epoch, more = divmod(step, run.steps_per_epoch)
-        amid = f" and {more} steps" if more else ""
+        amid = f" and {more} step{'s' * (more > 1)}" if more else ""
         say(f"resumes  after epoch {epoch}{amid}, step {step}")
       return _run(run, mesh.put(state, run.mesh), step, workdir, began)
 
