@@ -1,5 +1,7 @@
 """Counting of sign flips beside any optimizer."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,24 @@ def test_all_statistics_of_a_full_chain_have_names_of_their_own():
   for name in names:
     # tree.get raises KeyError where a name occurs twice.
     assert optax.tree.get(state, name, missing) is not missing
+
+
+@pytest.mark.parametrize("shape", [(70_000,), (70_000, 2), (3, 3, 64, 8)])
+@pytest.mark.parametrize("state", ["full", "compact"])
+def test_fractions_of_long_leaves_are_exact(shape, state):
+  """More than 2**16 weights of a channel, and layers that fill whole words."""
+  signs = jax.random.rademacher(jax.random.key(0), (3, *shape), jnp.float32)
+  tx = ovsw_optax.sign_flips(state=state)
+  opt_state = tx.init(signs[0])
+  ever, update = np.zeros(shape, bool), jax.jit(tx.update)
+  _, opt_state = update(signs[0], opt_state, signs[0])
+  for before, now in itertools.pairwise(signs):
+    _, opt_state = update(now, opt_state, now)
+    flipped = np.asarray(before != now)
+    ever |= flipped
+    for name, expected in (
+      ("flip_rate", flipped),
+      ("never_flipped_fraction", ~ever),
+    ):
+      share = optax.tree.get(opt_state, name)
+      assert round(float(share) * ever.size) == expected.sum()
