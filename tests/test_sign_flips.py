@@ -123,6 +123,7 @@ def test_fractions_of_long_leaves_are_exact(shape, state):
   opt_state = tx.init(signs[0])
   ever, update = np.zeros(shape, bool), jax.jit(tx.update)
   _, opt_state = update(signs[0], opt_state, signs[0])
+  assert optax.tree.get(opt_state, "never_flipped_fraction") == 1
   for before, now in itertools.pairwise(signs):
     _, opt_state = update(now, opt_state, now)
     flipped = np.asarray(before != now)
