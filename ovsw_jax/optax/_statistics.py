@@ -213,16 +213,19 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   size = sum(leaf.size for leaf in trees[0])
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
 
-  def apart(by_leaf):
-    found = zip(*(_counts(flags, dtype) for flags in by_leaf), strict=True)
-    return list(map(list, zip(*map(_sums.together, found), strict=True)))
+  def counted(of_leaf, by_leaf):
+    # By output channel, and then the last sums of all leaves in one kernel.
+    by_flag = zip(*(of_leaf(flags, dtype) for flags in by_leaf), strict=True)
+    return [_sums.together(vectors) for vectors in by_flag]
 
-  together = functools.partial(_counts_together, dtype=dtype)
-  by_leaf = list(zip(*trees, strict=True))
-  counts = lax.platform_dependent(by_leaf, cuda=together, default=apart)
+  counts = lax.platform_dependent(
+    list(zip(*trees, strict=True)),
+    cuda=functools.partial(counted, _each_by_channel),
+    default=functools.partial(counted, _by_channel),
+  )
   dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
   result = ()
-  for leaf_counts in zip(*counts, strict=True):
+  for leaf_counts in counts:
     total = _share(sum(leaf_counts), size, jnp.result_type(*dtypes))
     each = [
       _share(count, leaf.size, leaf_dtype)
@@ -235,18 +238,16 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
 
 
 @functools.partial(jax.jit, static_argnames="dtype", inline=True)
-def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
+def _by_channel(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
   """The numbers of `True` in one or two arrays, by output channel.
 
   Both are counted together, as the two bytes of uint16, then as the two halves
-  of uint32. A kernel of XLA's CPU backend costs a step more than the numbers it
-  is for, so the last sum, of these vectors, is one for all leaves.
+  of uint32. On a CPU a step waits longer for a kernel to be started than for
+  the few numbers it is for, so there is one for the two, where they fit.
   """
-  per_channel = flags[0].size
-  if flags[0].ndim > 1:
-    per_channel //= max(flags[0].shape[-1], 1)
-  if len(flags) > 1 and per_channel >= 2**16:
-    return [_counts([flag], dtype)[0] for flag in flags]
+  channels = flags[0].shape[-1] if flags[0].ndim > 1 else 1
+  if len(flags) > 1 and flags[0].size >= 2**16 * channels:
+    return [_by_channel([flag], dtype)[0] for flag in flags]
   wide = jnp.uint8 if len(flags) == 1 else jnp.uint16
   both = sum(flag.astype(wide) << 8 * i for i, flag in enumerate(flags))
 
@@ -264,17 +265,9 @@ def _counts(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
   return [(found & 0xFFFF).astype(dtype), (found >> 16).astype(dtype)]
 
 
-def _counts_together(by_leaf, dtype: Any) -> list[list[jax.Array]]:
-  """`_counts` of many leaves, on a GPU.
-
-  Counted by output channel, as norms are summed, flags are counted in the very
-  kernel that makes them; and all that is left is one kernel for all leaves.
-  """
-  counts = [
-    _sums.together([_sums.by_channel(flag, dtype) for flag in flags])
-    for flags in zip(*by_leaf, strict=True)
-  ]
-  return list(map(list, zip(*counts, strict=True)))
+def _each_by_channel(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
+  """`_by_channel` on a GPU, which counts in the kernel that makes the flags."""
+  return [_sums.by_channel(flag, dtype) for flag in flags]
 
 
 def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
