@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-_SMALL = 2**12  # Numbers below which one sum is as fast.
+SMALL = 2**12  # Numbers below which one sum is as fast.
 # Halvings of a layer's gradient before its sum. Backward passes put it together
 # of parts, and XLA would do that a second time for four.
 OF_GRADIENTS = 3
@@ -70,7 +70,7 @@ def by_halves(
   Returns:
     What `total` gives.
   """
-  if x.size < _SMALL:
+  if x.size < SMALL:
     return total(x)
   spec = jax.typeof(x).sharding.spec
   possible = [
@@ -108,7 +108,7 @@ def by_channel(
 
 
 def together(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-  """The sum of each of several small arrays, for a GPU in one kernel.
+  """The sum of each of several small arrays, in one kernel.
 
   Args:
     arrays: any shapes, real numbers.
@@ -116,9 +116,21 @@ def together(arrays: Sequence[jax.Array]) -> list[jax.Array]:
   Returns:
     Scalars, each of its array's dtype.
   """
-  small = [x if x.size <= _SMALL else by_channel(x, x.dtype) for x in arrays]
-  longest = max(x.size for x in small)
-  rows = [jnp.pad(x.ravel(), (0, longest - x.size)) for x in small]
-  stacked = jnp.stack(rows)
+  stacked = rows(arrays)
   sums = jnp.sum(stacked, axis=1, dtype=stacked.dtype)
   return [s.astype(x.dtype) for s, x in zip(sums, arrays, strict=True)]
+
+
+def rows(arrays: Sequence[jax.Array]) -> jax.Array:
+  """Small arrays as the rows of one, filled up with zeros.
+
+  Args:
+    arrays: any shapes, real numbers. Of more than `SMALL` the sums by channel
+      take their place.
+
+  Returns:
+    One row of each array.
+  """
+  small = [x if x.size <= SMALL else by_channel(x, x.dtype) for x in arrays]
+  longest = max(x.size for x in small)
+  return jnp.stack([jnp.pad(x.ravel(), (0, longest - x.size)) for x in small])

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from ovsw_jax import _sums
-from ovsw_jax.optax import _hyperparameters, _masks, _statistics
+from ovsw_jax.optax import (
+  _fractions,
+  _hyperparameters,
+  _masks,
+  _statistics,
+)
 
 
 class AGSState(NamedTuple):
@@ -165,7 +170,7 @@ def ags(
       ags_count=_hyperparameters.first_count(delta),
       ags_ratio=ratio,
       ags_filter_ratio=each_filter(jnp.sum, none, params),
-      ags_scaled_fraction=_statistics.fractions(params, none)[0],
+      ags_scaled_fraction=_fractions.fractions(params, none)[0],
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -186,7 +191,7 @@ def ags(
       ags_count=_hyperparameters.next_count(state.ags_count),
       ags_ratio=_statistics.means(params, ratios),
       ags_filter_ratio=each_filter(jnp.squeeze, ratios, params),
-      ags_scaled_fraction=_statistics.fractions(params, below)[0],
+      ags_scaled_fraction=_fractions.fractions(params, below)[0],
     )
     return jax.tree.map(lift, updates, ratios, below), new_state
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax.optax import _masks, _statistics
+from ovsw_jax.optax import _fractions, _masks, _statistics
 
 
 class SignFlipsState(NamedTuple):
@@ -107,7 +107,7 @@ def _full() -> optax.GradientTransformationExtraArgs:
 
   def statistics(flipped, flips, params):
     never = jax.tree.map(lambda n: n == 0, flips)
-    return _statistics.fractions(params, flipped, never)
+    return _fractions.fractions(params, flipped, never)
 
   def init_fn(params):
     positive = _statistics.positive(params)
@@ -132,7 +132,7 @@ def _compact() -> optax.GradientTransformationExtraArgs:
   flipped, most = jnp.uint16(_FLIPPED), jnp.uint16(MOST)
 
   def statistics(codes, params):
-    return _statistics.fractions(
+    return _fractions.fractions(
       params,
       jax.tree.map(lambda c: (c & flipped) != 0, codes),
       jax.tree.map(lambda c: (c & most) == 0, codes),

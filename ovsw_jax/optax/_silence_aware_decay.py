@@ -9,6 +9,7 @@ import optax
 
 from ovsw_jax.optax import (
   _flip_average,
+  _fractions,
   _hyperparameters,
   _masks,
   _statistics,
@@ -210,7 +211,7 @@ def _full(
 
   def silence(ema, params, limit):
     silent = jax.tree.map(lambda t: t < jnp.asarray(limit, t.dtype), ema)
-    return silent, *_statistics.fractions(params, silent)
+    return silent, *_fractions.fractions(params, silent)
 
   def init_fn(params):
     count = _hyperparameters.first_count(*scheduled)
@@ -267,7 +268,7 @@ def _compact(
 
   def silence(codes, limit, params):
     silent = jax.tree.map(lambda c: average.is_silent(c, limit), codes)
-    return silent, *_statistics.fractions(params, silent)
+    return silent, *_fractions.fractions(params, silent)
 
   def init_fn(params):
     positive = _statistics.positive(params)

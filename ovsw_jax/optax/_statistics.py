@@ -1,8 +1,8 @@
-"""Signs of weights, and exact counts of them."""
+"""Signs of weights, and what is computed of many small arrays."""
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +12,6 @@ from jax import lax
 
 from ovsw_jax import _bits, _sums
 
-# Six halvings add 64 flags, of which two fit into a uint16.
-_HALVINGS = 6
 # The bit of a compact state's uint16 that is set where a weight is positive.
 SIGN = 0x8000
 
@@ -189,93 +187,3 @@ def means(params: optax.Params, values: Any) -> Any:
     for total, x, p in zip(totals, leaves, jax.tree.leaves(params), strict=True)
   ]
   return per_leaf(lambda x: x, jax.tree.unflatten(structure, found))
-
-
-def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
-  """The share of `True`, over all leaves together and in each.
-
-  Counting is in integers, so it is exact where a float32 sum of ones would stop
-  at 2**24, and the total weighs each leaf by its size.
-
-  Args:
-    params: the parameters that the flags belong to; only their dtypes are used.
-    *flags: one or two trees of boolean arrays.
-
-  Returns:
-    For each of `flags` in turn a scalar and a tree of scalars: float32, or
-    float64 for float64 parameters.
-  """
-  trees = [jax.tree.leaves(tree) for tree in flags]
-  structure = jax.tree.structure(flags[0])
-  if not trees[0]:
-    return (jnp.zeros([], jnp.float32), per_leaf(None, flags[0])) * len(flags)
-  # Only a model of more than 2**32 weights leaves the integers.
-  size = sum(leaf.size for leaf in trees[0])
-  dtype = jnp.uint32 if size < 2**32 else jnp.float32
-
-  def counted(of_leaf, by_leaf):
-    # By output channel, and then the last sums of all leaves in one kernel.
-    by_flag = zip(*(of_leaf(flags, dtype) for flags in by_leaf), strict=True)
-    return [_sums.together(vectors) for vectors in by_flag]
-
-  counts = lax.platform_dependent(
-    list(zip(*trees, strict=True)),
-    cuda=functools.partial(counted, _each_by_channel),
-    default=functools.partial(counted, _by_channel),
-  )
-  dtypes = [float_dtype(p) for p in jax.tree.leaves(params)]
-  result = ()
-  for leaf_counts in counts:
-    total = _share(sum(leaf_counts), size, jnp.result_type(*dtypes))
-    each = [
-      _share(count, leaf.size, leaf_dtype)
-      for count, leaf, leaf_dtype in zip(
-        leaf_counts, trees[0], dtypes, strict=True
-      )
-    ]
-    result += total, jax.tree.unflatten(structure, each)
-  return result
-
-
-@functools.partial(jax.jit, static_argnames="dtype", inline=True)
-def _by_channel(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
-  """The numbers of `True` in one or two arrays, by output channel.
-
-  Both are counted together, as the two bytes of uint16, then as the two halves
-  of uint32. On a CPU a step waits longer for a kernel to be started than for
-  the few numbers it is for, so there is one for the two, where they fit.
-  """
-  channels = flags[0].shape[-1] if flags[0].ndim > 1 else 1
-  if len(flags) > 1 and flags[0].size >= 2**16 * channels:
-    return [_by_channel([flag], dtype)[0] for flag in flags]
-  wide = jnp.uint8 if len(flags) == 1 else jnp.uint16
-  both = sum(flag.astype(wide) << 8 * i for i, flag in enumerate(flags))
-
-  def totals(both):
-    numbers = (both & 255).astype(jnp.uint32)
-    if len(flags) > 1:
-      numbers |= (both >> 8).astype(jnp.uint32) << 16
-    return _sums.by_channel(numbers, jnp.uint32)
-
-  found = _sums.by_halves(both, totals, range(both.ndim), _HALVINGS)
-  # Not summed anew in one kernel for all leaves, which a single core runs; jax
-  # 0.10 drops this, and its step is no slower for it.
-  found = lax.optimization_barrier(found)
-  if len(flags) == 1:
-    return [found.astype(dtype)]
-  return [(found & 0xFFFF).astype(dtype), (found >> 16).astype(dtype)]
-
-
-def _each_by_channel(flags: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
-  """`_by_channel` on a GPU, which counts in the kernel that makes the flags."""
-  return [_sums.by_channel(flag, dtype) for flag in flags]
-
-
-def _share(count: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
-  """`count / size`, and exactly 1 for all of them.
-
-  XLA multiplies by the rounded reciprocal instead, and 41 * (1 / 41) < 1.
-  """
-  size = max(size, 1)
-  ratio = count.astype(dtype) / size
-  return jnp.where(count == size, jnp.ones_like(ratio), ratio)
