@@ -125,6 +125,65 @@ def test_addresses_that_count_as_memory_are_not_taken(monkeypatch, tmp_path):
   assert not host_memory._addresses_are_free()
 
 
+# A compiler's heap in small: gaps of all sizes, and the place of an execution's
+# temporaries, between pieces that stay. Prints the bytes of the gaps, how many
+# of them are found again, and whether the place is.
+GAPS = """
+import ctypes, sys
+import numpy as np
+from ovsw_jax.training import host_memory
+assert host_memory.keep_freed_memory(one_arena=sys.argv[1] == "one arena")
+libc = host_memory._typed(ctypes.CDLL(None))
+
+def taken(size):
+  place = libc.malloc(size)
+  libc.malloc(2**15)  # or neighbours would become one
+  return place
+
+sizes = [int(x) for x in np.geomspace(2**11, 2**19, 500)]
+large = 9_876_543
+gaps, whole = [taken(size) for size in sizes], taken(large)
+for place in (*gaps, whole):
+  libc.free(place)
+aside = host_memory.set_gaps_aside()
+found = libc.malloc(large) == whole
+again = {libc.malloc(size) for size in reversed(sizes)}
+print(aside, sum(sizes), len(again & set(gaps)), found)
+"""
+
+
+def gaps(how):
+  result = subprocess.run(
+    [sys.executable, "-c", GAPS, how],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  aside, size, again, whole = result.stdout.split()
+  return int(aside), int(size), int(again), whole == "True"
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc" or not host_memory._addresses_are_free(),
+  reason="one heap is of glibc, and of a process that may take addresses",
+)
+def test_gaps_are_set_aside_and_the_place_of_temporaries_is_not():
+  aside, size, again, whole = gaps("one arena")
+  assert aside > 0.99 * size  # all but what is less than the smallest piece
+  assert again == 0
+  assert whole
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's"
+)
+def test_gaps_of_one_heap_among_others_stay():
+  aside, _, again, whole = gaps("many")
+  assert aside == 0
+  assert again > 400
+  assert whole
+
+
 class Libc:
   """glibc's functions, which say what they were asked for."""
 
@@ -145,7 +204,7 @@ class Libc:
 
 def test_a_heap_that_cannot_grow_stays_as_it_is():
   libc = Libc(None)
-  host_memory._ask_for_large_pages(libc)
+  assert not host_memory._ask_for_large_pages(libc)
   assert [name for name, *_ in libc.asked] == ["malloc"]
 
 
@@ -154,7 +213,7 @@ def test_a_heap_that_cannot_grow_stays_as_it_is():
 )
 def test_what_the_heap_grew_by_is_advised_in_whole_pages_and_freed():
   libc, page = Libc(place := 2**40 + 16), mmap.PAGESIZE
-  host_memory._ask_for_large_pages(libc)
+  assert host_memory._ask_for_large_pages(libc)
   (_, size), (_, first, length, advice), (_, freed) = libc.asked
   assert (freed, advice) == (place, mmap.MADV_HUGEPAGE)
   assert first % page == 0

@@ -115,6 +115,20 @@ def test_one_compilation_for_all_epochs(tmp_path):
   assert loop.train_chunk._cache_size() == before + 1
 
 
+def test_gaps_are_set_aside_when_all_is_compiled(tmp_path, monkeypatch):
+  """After the first step, and after the first evaluation."""
+  known = []
+
+  def compiled():
+    known.append(sum(f._cache_size() for f in (loop.train_chunk, tested)))
+
+  tested = evaluate._batch
+  monkeypatch.setattr(loop.host_memory, "set_gaps_aside", compiled)
+  before = loop.train_chunk._cache_size() + tested._cache_size()
+  loop.train_and_evaluate(smoke(train__epochs=3), tmp_path)
+  assert known == [before + 1, before + 2]
+
+
 def test_records_of_a_run(tmp_path, capsys):
   state = loop.train_and_evaluate(smoke(), tmp_path)
   train, ends = lines(tmp_path, "train"), lines(tmp_path, "eval")

@@ -17,6 +17,7 @@ from ovsw_jax.training import (
   checkpoint,
   evaluate,
   experiment,
+  host_memory,
   mesh,
   networks,
   outcome,
@@ -212,7 +213,7 @@ def train_and_evaluate(
 
 def _run(run, state, step: int, workdir: pathlib.Path, began: float):
   """From `state` to the end; returns the last state."""
-  config = run.config
+  config, first = run.config, step
   test_means = evaluate.tester(run)
   with (
     _source(run, step) as source,
@@ -220,7 +221,7 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
     preemption.Preemption() as stop,
   ):
     for epoch in range(step // run.steps_per_epoch, config.train.epochs):
-      state, step = _train_epoch(run, state, source, step, records, stop)
+      state, step = _train_epoch(run, state, source, step, first, records, stop)
       if step % run.steps_per_epoch:
         records.flush()
         records.save_amid_epoch(step, snapshot(state))
@@ -231,6 +232,8 @@ def _run(run, state, step: int, workdir: pathlib.Path, began: float):
       # Copies, since the next dispatch is given the state's own buffers.
       kept = snapshot((layers(state.opt_state), state if due else None))
       records.end_epoch(done, test_means(state.variables), *kept)
+      if epoch == first // run.steps_per_epoch:
+        _settle(state)
       if stopping and not last:
         records.flush()
         _stop(step, workdir)
@@ -310,7 +313,16 @@ def _dispatches_of_stream(run, stream, step: int):
     )
 
 
-def _train_epoch(run, state, source, step: int, records: Records, stop):
+def _settle(results: Any) -> None:
+  """Clears up what compiling left in a CPU's heap, once `results` are there."""
+  if jax.default_backend() == "cpu":
+    jax.block_until_ready(results)
+    host_memory.set_gaps_aside()
+
+
+def _train_epoch(
+  run, state, source, step: int, first: int, records: Records, stop
+):
   """To the epoch's end, or to where it is stopped; the state and its step."""
   epoch, offset = divmod(step, run.steps_per_epoch)
   # Before the first epoch, the initial state was refreshed.
@@ -319,6 +331,8 @@ def _train_epoch(run, state, source, step: int, records: Records, stop):
   for length, dispatch in source(step):
     state, metrics = dispatch(state)
     records.put(step, length, metrics)
+    if step == first:
+      _settle(metrics)
     step += length
     if step % run.steps_per_epoch and stop.requested(step):
       break
