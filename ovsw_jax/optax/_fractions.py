@@ -41,8 +41,8 @@ def fractions(params: optax.Params, *flags: Any) -> tuple[Any, ...]:
   dtype = jnp.uint32 if size < 2**32 else jnp.float32
   counts = lax.platform_dependent(
     trees,
-    cuda=functools.partial(_by_flag, dtype=dtype),
-    default=functools.partial(_by_rows, dtype=dtype),
+    cpu=functools.partial(_by_rows, dtype=dtype),
+    default=functools.partial(_by_flag, dtype=dtype),
   )
   dtypes = [_statistics.float_dtype(p) for p in jax.tree.leaves(params)]
   result = ()
@@ -67,11 +67,7 @@ def _by_flag(trees: Sequence[Any], dtype: Any) -> list[list[jax.Array]]:
 
 
 def _by_rows(trees: Sequence[Any], dtype: Any) -> list[list[jax.Array]]:
-  """`_by_flag` for CPUs, which count two flags at once.
-
-  A step there waits longer for a kernel to be started than for the few numbers
-  of which most of these kernels are.
-  """
+  """`_by_flag` for CPUs, which count two flags in one pass over memory."""
   leaves = trees[0]
   if len(trees) > 1 and not all(_fit_in_halves(leaf) for leaf in leaves):
     return [_by_rows([leaves], dtype)[0] for leaves in trees]
