@@ -47,6 +47,22 @@ def test_state_is_sharded_like_the_parameters(name, kind):
 
 
 @every_transform
+@every_mesh
+@pytest.mark.parametrize("shape", [(64, 4), (3, 3, 64, 4)])
+def test_kernels_may_be_sharded_by_input_channels(name, kind, shape):
+  axis_types = (getattr(jax.sharding.AxisType, kind),)
+  mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
+  spec = jax.P(*[None] * (len(shape) - 2), "x", None)
+  tx = TRANSFORMS[name]()
+  host = jax.random.normal(jax.random.key(0), shape)
+  expected = tx.update(host * 1e-3, tx.init(host), host)
+  with jax.set_mesh(mesh):
+    params = jax.device_put(host, jax.NamedSharding(mesh, spec))
+    found = jax.jit(tx.update)(params * 1e-3, tx.init(params), params)
+  assert_close(found, expected)
+
+
+@every_transform
 def test_state_types_are_stable_without_a_mesh_in_context(name):
   mesh = jax.make_mesh((8,), ("x",))
   sharding = jax.NamedSharding(mesh, jax.P(None, "x"))

@@ -90,6 +90,16 @@ def test_sees_what_the_optimizer_did_one_step_before(optimizer):
   assert rates == [0.0, 0.5, 0.0]
 
 
+@pytest.mark.parametrize("state", ["full", "compact"])
+def test_leaves_without_weights_count_as_none(state):
+  shapes = [(4, 0), (0, 4), (0,), (4, 2)]
+  params = [jnp.ones(shape) for shape in shapes]
+  tx = ovsw_optax.sign_flips(state=state, mask=[True] * len(shapes))
+  _, opt_state = tx.update(params, tx.init(params), [-p for p in params])
+  assert optax.tree.get(opt_state, "flip_rate") == 1.0
+  assert optax.tree.get(opt_state, "never_flipped_fraction") == 0.0
+
+
 def test_all_statistics_of_a_full_chain_have_names_of_their_own():
   params = {"latent": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
   tx = optax.chain(

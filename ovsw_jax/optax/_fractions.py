@@ -96,9 +96,11 @@ def _by_channel(flags: Sequence[jax.Array]) -> jax.Array:
 
   Two are counted as the bytes of uint16, then as the halves of uint32.
   """
+  rows = flags[0].size // max(_channels(flags[0]), 1)
   # What is sharded explicitly might not fit into rows.
-  if set(jax.typeof(flags[0]).sharding.spec[:-1]) <= {None}:
-    flags = [flag.reshape(-1, _channels(flag)) for flag in flags]
+  in_rows = set(jax.typeof(flags[0]).sharding.spec[:-1]) <= {None}
+  if in_rows:
+    flags = [flag.reshape(rows, _channels(flag)) for flag in flags]
   wide = jnp.uint8 if len(flags) == 1 else jnp.uint16
   both = sum(flag.astype(wide) << 8 * i for i, flag in enumerate(flags))
 
@@ -109,11 +111,11 @@ def _by_channel(flags: Sequence[jax.Array]) -> jax.Array:
     # In a loop of its own, since one that computes what it adds up is not
     # vectorised. XLA makes two of a long sum, and one of a product.
     numbers = lax.optimization_barrier(numbers)
-    if numbers.ndim == 2:
-      return jnp.dot(jnp.ones(len(numbers), jnp.uint32), numbers)
+    if in_rows:
+      return jnp.dot(jnp.ones(numbers.shape[0], jnp.uint32), numbers)
     return _sums.by_channel(numbers)
 
-  halvings = min(_HALVINGS, (len(both) // _ROWS | 1).bit_length() - 1)
+  halvings = min(_HALVINGS, (rows // _ROWS | 1).bit_length() - 1)
   found = _sums.by_halves(both, totals, range(both.ndim), halvings)
   # Not summed anew in one kernel for all leaves, which a single core runs; jax
   # 0.10 drops this, and its step is no slower for it.
