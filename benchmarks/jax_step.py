@@ -120,11 +120,10 @@ class JaxStep:
     self.state = initial_state(work, recipe)
     self._images, self._labels = batch(work)
     self._metrics: dict[str, jax.Array] = {}
-    self._compiled = False
 
   def run(self, count: int) -> int:
     """Makes at least `count` steps, whole chunks; waits for the last."""
-    chunks = -(-count // self.chunk)
+    chunks, first = -(-count // self.chunk), not self._metrics
     for _ in range(chunks):
       self.state, self._metrics = steps(
         self.state,
@@ -134,9 +133,8 @@ class JaxStep:
         length=self.chunk,
       )
     jax.block_until_ready((self.state, self._metrics))
-    if not self._compiled:
-      host_memory.set_gaps_aside()  # as main.py
-      self._compiled = True
+    if first:  # compiled by now, as where main.py does so
+      host_memory.set_gaps_aside()
     return chunks * self.chunk
 
   def loss(self) -> float:

@@ -48,16 +48,22 @@ def test_state_is_sharded_like_the_parameters(name, kind):
 
 @every_transform
 @every_mesh
-@pytest.mark.parametrize("shape", [(64, 4), (3, 3, 64, 4)])
-def test_kernels_may_be_sharded_by_input_channels(name, kind, shape):
+@pytest.mark.parametrize(
+  ("shape", "spec"),
+  [
+    ((64,), ("x",)),
+    ((64, 4), ("x", None)),
+    ((3, 3, 64, 4), (None, None, "x", None)),
+  ],
+)
+def test_what_is_summed_over_may_be_sharded(name, kind, shape, spec):
   axis_types = (getattr(jax.sharding.AxisType, kind),)
   mesh = jax.make_mesh((8,), ("x",), axis_types=axis_types)
-  spec = jax.P(*[None] * (len(shape) - 2), "x", None)
   tx = TRANSFORMS[name]()
   host = jax.random.normal(jax.random.key(0), shape)
   expected = tx.update(host * 1e-3, tx.init(host), host)
   with jax.set_mesh(mesh):
-    params = jax.device_put(host, jax.NamedSharding(mesh, spec))
+    params = jax.device_put(host, jax.NamedSharding(mesh, jax.P(*spec)))
     found = jax.jit(tx.update)(params * 1e-3, tx.init(params), params)
   assert_close(found, expected)
 
