@@ -6,6 +6,8 @@ other it computes together with what they hold, vectorised, in one pass; the
 sum over the few numbers that are left is cheap. Beyond four halvings of real
 numbers it takes a pass over all of them again, since it would compute each
 operand as often as it is used; of flags, whose sums are bytes, six still pay.
+Sums of squares of what lies in memory need no halves: for those, and with them
+for norms, it has a kernel of its own that takes one pass.
 
 On a GPU a kernel takes some microseconds whatever it does, and XLA sums a large
 array in two. So many arrays are first summed by output channel, in the kernels
@@ -20,35 +22,25 @@ import jax.numpy as jnp
 from jax import lax
 
 SMALL = 2**12  # Numbers below which one sum is as fast.
-# Halvings of a layer's gradient before its sum. Backward passes put it together
-# of parts, and XLA would do that a second time for four.
-OF_GRADIENTS = 3
 
 
-@functools.partial(
-  jax.jit, static_argnames=("axes", "keepdims", "halvings"), inline=True
-)
-def sums(
-  x: jax.Array,
-  axes: tuple[int, ...],
-  *,
-  keepdims: bool = False,
-  halvings: int = 4,
-) -> jax.Array:
+_HALVINGS = 4  # Of real numbers, at most so many pay.
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """`jnp.sum`, added up in float32 or float64.
 
   Args:
     x: floating-point, any shape.
     axes: what is summed over, counted from the first.
-    keepdims: whether these axes stay, of length one.
-    halvings: at most so many before the sum on CPUs.
 
   Returns:
     The sums, dtype as `x`.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  total = functools.partial(jnp.sum, axis=axes, keepdims=keepdims)
-  return by_halves(wide, total, axes, halvings).astype(x.dtype)
+  total = functools.partial(jnp.sum, axis=axes)
+  return by_halves(wide, total, axes, _HALVINGS).astype(x.dtype)
 
 
 def by_halves(

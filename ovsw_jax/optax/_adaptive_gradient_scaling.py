@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ovsw_jax import _sums
 from ovsw_jax.optax import (
   _fractions,
   _hyperparameters,
@@ -139,11 +138,10 @@ def ags(
       _statistics.float_dtype(g), _statistics.float_dtype(p)
     )
 
-    def of(x, **options):
-      squares = jnp.square(x.astype(dtype))
-      return _sums.sums(squares, axes, keepdims=True, **options)
+    def of(x):
+      return jnp.sum(jnp.square(x.astype(dtype)), axis=axes, keepdims=True)
 
-    return of(g, halvings=_sums.OF_GRADIENTS), of(p)
+    return of(g), of(p)
 
   def unit_ratio(gradient, weight):
     dtype = gradient.dtype

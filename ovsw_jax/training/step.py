@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from ovsw_jax import _sums, data, methods
 from ovsw_jax.training.state import TrainState
@@ -226,25 +225,9 @@ def _known_after(updates: Any, values: Sequence[jax.Array]) -> Any:
 
 
 def _norm(gradient: Any) -> jax.Array:
-  """The global norm, of sums of squares that `ags` computes as well."""
-
-  def apart(gradients):
-    return sum(
-      _sums.sums(
-        jnp.square(g), tuple(range(g.ndim)), halvings=_sums.OF_GRADIENTS
-      )
-      for g in gradients
-    )
-
-  def together(gradients):
-    # Of output channels, as in `ags`.
-    squares = [_sums.by_channel(jnp.square(g)) for g in gradients]
-    return sum(_sums.together(squares))
-
-  gradients = jax.tree.leaves(gradient)
-  return jnp.sqrt(
-    lax.platform_dependent(gradients, cuda=together, default=apart)
-  )
+  """The global norm, of the sums of squares that `ags` computes as well."""
+  squares = [_sums.by_channel(jnp.square(g)) for g in jax.tree.leaves(gradient)]
+  return jnp.sqrt(sum(_sums.together(squares)))
 
 
 def _accumulated(gradient_of, params, batch_stats, inputs, labels, parts: int):
