@@ -21,7 +21,14 @@ import numpy as np
 from flax import traverse_util
 
 from benchmarks import arguments
-from ovsw_jax.training import checkpoint, experiment, loop, mesh, networks
+from ovsw_jax.training import (
+  carried,
+  checkpoint,
+  experiment,
+  loop,
+  mesh,
+  networks,
+)
 
 
 def counts(text: str) -> list[int]:
@@ -73,8 +80,10 @@ def take(
       run.recipe, model=run.recipe.model.clone(dtype=jnp.float64)
     )
     state = mesh.put(_wide(run, state), run.mesh)
+    first = int(state.step)
+    state = carried.pack(state)
     split = mesh.put(run.dataset.train, run.mesh)
-    first, losses, norms, order = int(state.step), [], [], None
+    losses, norms, order = [], [], None
     for step in range(first, first + steps):
       order = loop.epoch_order(
         run.order_key, step // run.steps_per_epoch, n=len(split.labels)
@@ -90,6 +99,7 @@ def take(
       )
       losses.append(np.asarray(metrics["loss"]))
       norms.append(np.asarray(metrics["gradient_norm"]))
+    state = carried.unpack(state)
     return {
       "order": np.asarray(order),
       "loss": np.concatenate(losses),

@@ -158,12 +158,15 @@ class Compiler:
     import jax.numpy as jnp
 
     from benchmarks import jax_step
+    from ovsw_jax.training import carried
 
     recipe = optimizer_cost.recipe(work, variant)
     described = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=self._device
     )
-    state = jax.eval_shape(lambda: jax_step.initial_state(work, recipe))
+    state = jax.eval_shape(
+      lambda: carried.pack(jax_step.initial_state(work, recipe))
+    )
     shape = (work.batch, work.side, work.side, 3)
     lowered = jax_step.steps.lower(
       jax.tree.map(described, state),

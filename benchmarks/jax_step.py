@@ -11,7 +11,7 @@ from jax.extend.core import Var
 
 from benchmarks import plain_linen, workload
 from ovsw_jax import methods, models
-from ovsw_jax.training import host_memory, optimizer
+from ovsw_jax.training import carried, host_memory, optimizer
 from ovsw_jax.training import state as train_state
 from ovsw_jax.training.step import Recipe, cross_entropy, update
 
@@ -91,15 +91,18 @@ def batch(work: workload.Workload) -> tuple[jax.Array, jax.Array]:
   keep_unused=True,  # as main.py
 )
 def steps(state, images, labels, *, recipe: Recipe, length: int):
-  """So many updates in one dispatch; metrics of the last."""
-  if length == 1:
-    return update(state, images, labels, recipe)
+  """So many updates of a packed state in one dispatch; metrics of the last."""
+  state = carried.unpack(state)
 
   def body(state, _):
     return update(state, images, labels, recipe)
 
-  state, metrics = jax.lax.scan(body, state, length=length)
-  return state, jax.tree.map(lambda value: value[-1], metrics)
+  if length == 1:
+    state, metrics = body(state, None)
+  else:
+    state, metrics = jax.lax.scan(body, state, length=length)
+    metrics = jax.tree.map(lambda value: value[-1], metrics)
+  return carried.pack(state), metrics
 
 
 class JaxStep:
@@ -117,7 +120,7 @@ class JaxStep:
     cpu = jax.default_backend() == "cpu"
     self.chunk = chunk or (1 if cpu else 50)
     self._recipe = recipe
-    self.state = initial_state(work, recipe)
+    self._state = carried.pack(initial_state(work, recipe))
     self._images, self._labels = batch(work)
     self._metrics: dict[str, jax.Array] = {}
 
@@ -125,17 +128,22 @@ class JaxStep:
     """Makes at least `count` steps, whole chunks; waits for the last."""
     chunks, first = -(-count // self.chunk), not self._metrics
     for _ in range(chunks):
-      self.state, self._metrics = steps(
-        self.state,
+      self._state, self._metrics = steps(
+        self._state,
         self._images,
         self._labels,
         recipe=self._recipe,
         length=self.chunk,
       )
-    jax.block_until_ready((self.state, self._metrics))
+    jax.block_until_ready((self._state, self._metrics))
     if first:  # compiled by now, as where main.py does so
       host_memory.set_gaps_aside()
     return chunks * self.chunk
+
+  @property
+  def state(self) -> train_state.TrainState:
+    """The state after the last step."""
+    return carried.unpack(self._state)
 
   def loss(self) -> float:
     """The loss of the last step."""
@@ -144,7 +152,7 @@ class JaxStep:
   def compiled(self) -> jax.stages.Compiled:
     """One step, compiled, to be asked about its memory."""
     return steps.lower(
-      jax.eval_shape(lambda: self.state),
+      jax.eval_shape(lambda: self._state),
       self._images,
       self._labels,
       recipe=self._recipe,

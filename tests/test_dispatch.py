@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ovsw_jax.training import checkpoint, experiment, loop, records
+from ovsw_jax.training import carried, checkpoint, experiment, loop, records
 from ovsw_jax.training import state as train_state
 from tests.test_loop import lines, smoke
 
@@ -23,7 +23,9 @@ def dispatch(config, length):
   run = experiment.build(config)
   train = jax.device_put(run.dataset.train)
   order = loop.epoch_order(run.order_key, 0, n=len(train.labels))
-  positional = (run.initial_state(), train, order, run.augment_key)
+  axes = int(config.replicas > 1)
+  state = carried.pack(run.initial_state(), axes=axes)
+  positional = (state, train, order, run.augment_key)
   named = {
     "recipe": run.recipe,
     "batch_size": config.train.batch_size,
@@ -44,7 +46,8 @@ def test_the_state_is_updated_in_its_own_memory(replicas, length):
   """
   positional, named = dispatch(smoke(replicas=replicas), length)
   leaves = jax.tree.leaves(positional[0])
-  assert optax.tree.get(positional[0].opt_state, "ags_filter_ratio") is not None
+  opt_state = carried.unpack(positional[0]).opt_state
+  assert optax.tree.get(opt_state, "ags_filter_ratio") is not None
   program = loop.train_chunk.lower(*positional, **named).compile().as_text()
   pairs = re.findall(r"{(\d+)}: \((\d+), {}, \w+-alias\)", program)
   assert [tuple(map(int, pair)) for pair in pairs] == [
@@ -53,13 +56,16 @@ def test_the_state_is_updated_in_its_own_memory(replicas, length):
   after, _ = loop.train_chunk(*positional, **named)
   assert all(leaf.is_deleted() for leaf in leaves)
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(positional[1:]))
+  after = carried.unpack(after)
   assert after.step.shape == (() if replicas == 1 else (replicas,))
 
 
 def test_a_restored_state_is_donated_like_a_new_one(tmp_path):
   positional, named = dispatch(smoke(), 1)
-  checkpoint.save(tmp_path, 1, positional[0])
-  _, state = checkpoint.restore_latest(tmp_path, positional[0])
+  state = carried.unpack(positional[0])
+  checkpoint.save(tmp_path, 1, state)
+  _, state = checkpoint.restore_latest(tmp_path, state)
+  state = carried.pack(state)
   loop.train_chunk(state, *positional[1:], **named)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 

@@ -14,6 +14,7 @@ import jax
 from ovsw_jax import data
 from ovsw_jax.training import (
   batches,
+  carried,
   checkpoint,
   evaluate,
   experiment,
@@ -65,12 +66,14 @@ def train_chunk(
 ):
   """`length` steps over an epoch's order; metrics get a last axis of them.
 
-  Of several replicas state, order and key have a first axis, metrics as well;
-  they have one teacher.
+  The state is `carried`, before and after. Of several replicas state, order and
+  key have a first axis, metrics as well; they have one teacher.
   """
   steps_per_epoch = order.shape[-1] // batch_size
 
   def chunk(state, order, key):
+    state = carried.unpack(state)
+
     def body(state, _):
       position = state.step % steps_per_epoch
       indices = data.batch_indices(order, position, batch_size)
@@ -80,20 +83,24 @@ def train_chunk(
 
     if length == 1:
       state, metrics = body(state, None)
-      return state, jax.tree.map(lambda value: value[None], metrics)
-    return jax.lax.scan(body, state, length=length)
+      metrics = jax.tree.map(lambda value: value[None], metrics)
+    else:
+      state, metrics = jax.lax.scan(body, state, length=length)
+    return carried.pack(state), metrics
 
   return replicas.each(chunk, _count(key))(state, order, key)
 
 
 @functools.partial(_updating, static_argnames="recipe")
 def train_batch(state, batch, key, teacher=None, *, recipe):
-  """One step on a batch of a stream; metrics get a last axis of one."""
+  """One step on a batch of a stream, otherwise as `train_chunk`."""
+  state = carried.unpack(state)
   images, labels = recipe.laid_out(batch.images), recipe.laid_out(batch.labels)
   state, metrics = train_step(
     state, images, labels, key, recipe, teacher=teacher
   )
-  return state, jax.tree.map(lambda value: value[None], metrics)
+  metrics = jax.tree.map(lambda value: value[None], metrics)
+  return carried.pack(state), metrics
 
 
 @functools.partial(_updating, static_argnames=("recipe", "count"))
@@ -324,10 +331,12 @@ def _train_epoch(
   run, state, source, step: int, first: int, records: Records, stop
 ):
   """To the epoch's end, or to where it is stopped; the state and its step."""
+  count = run.config.replicas
   epoch, offset = divmod(step, run.steps_per_epoch)
   # Before the first epoch, the initial state was refreshed.
   if epoch and not offset and run.recipe.refresh is not None:
-    state = refreshed(state, recipe=run.recipe, count=run.config.replicas)
+    state = refreshed(state, recipe=run.recipe, count=count)
+  state = carried.pack(state, axes=int(count > 1))
   for length, dispatch in source(step):
     state, metrics = dispatch(state)
     records.put(step, length, metrics)
@@ -336,4 +345,4 @@ def _train_epoch(
     step += length
     if step % run.steps_per_epoch and stop.requested(step):
       break
-  return state, step
+  return carried.unpack(state), step
