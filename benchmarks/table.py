@@ -33,6 +33,7 @@ BENCHMARKS = (
   "gpu_program",
   "kernels",
   "kill_storm",
+  "layout",
   "memory",
   "optimizer_cost",
   "packed_inference",

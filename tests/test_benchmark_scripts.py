@@ -19,6 +19,7 @@ from benchmarks import (
   gpu_program,
   kernels,
   kill_storm,
+  layout,
   machine,
   memory,
   optimizer_cost,
@@ -136,6 +137,18 @@ def test_memory(quick, tmp_path, capsys):
   assert [line[3] for line in printed[1:]] == ["ours", "linen"]
 
 
+def test_layout(quick, tmp_path, capsys):
+  content, printed = run(layout, tmp_path / "x.json", capsys, "--smoke")
+  assert [row["variant"] for row in content["rows"]] == [
+    "sgd",
+    "ovsw+flips/compact",
+  ]
+  assert all(row["temporary_bytes"] > 0 for row in content["rows"])
+  shares = [row["in_whole_pages"] for row in content["rows"]]
+  assert all(0 <= share <= 1 for share in shares)
+  assert [line[5] for line in printed[1:]] == [f"{x:.0%}" for x in shares]
+
+
 def test_convolution_forms(tmp_path, capsys):
   content, printed = run(
     convolution_forms, tmp_path / "x.json", capsys, "--smoke"
@@ -204,6 +217,7 @@ SCRIPTS = {
     epoch_time,
     gpu_program,
     kill_storm,
+    layout,
     memory,
     optimizer_cost,
     peak,
@@ -235,6 +249,7 @@ def test_help_shows_how_to_call_it(name, capsys):
     ("step_time", "--turn-seconds=-1", "'-1' is no number from 0 on"),
     ("optimizer_cost", "--variants=bop", "unknown 'bop'; known: flips, ags"),
     ("gpu_program", "--variants=bop", "unknown 'bop'; known: sgd, flips"),
+    ("layout", "--variants=bop", "unknown 'bop'; known: sgd, flips"),
     ("epoch_time", "--epochs=1", "at least 2, as the first one compiles"),
     ("epoch_time", "--models=resnet18", "unknown 'resnet18'; known: cifar_"),
     ("convolution_forms", "--layers=3x4", "'3x4' is no list of"),
