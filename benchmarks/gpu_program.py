@@ -21,14 +21,13 @@ own, as jax elsewhere would look for a GPU and complain:
 
 import argparse
 import collections
-import itertools
 import math
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import arguments, optimizer_cost, report, workers
+from benchmarks import arguments, optimizer_cost, programs, report
 from benchmarks.workload import Workload
 
 DEVICE = "NVIDIA H200, described"
@@ -226,31 +225,20 @@ def table(content: dict[str, Any]) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
   """The arguments, checked, and the workloads."""
-  parser = arguments.parser("gpu_program", __doc__)
-  arguments.add_workloads(parser, batches="256")
-  known = (optimizer_cost.BASE, *optimizer_cost.VARIANTS)
-  parser.add_argument(
-    "--variants",
-    type=arguments.names(known),
-    default="sgd,ovsw+flips,ovsw+flips/compact",
-    metavar="NAMES",
-    help=f"comma-separated: {', '.join(known)} (default: %(default)s)",
+  return programs.parse(
+    "gpu_program",
+    __doc__,
+    argv,
+    variants="sgd,ovsw+flips,ovsw+flips/compact",
+    batches="256",
   )
-  arguments.add_out(parser, "gpu_program")
-  chosen = parser.parse_args(argv)
-  return chosen, arguments.workloads(parser, chosen)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   chosen, work = parse(argv)
-  rows = []
-  show = report.Progress()
-  # In a process of its own, as jax asks for its platforms once.
-  with workers.Worker("benchmarks.gpu_program:Compiler", {}) as worker:
-    for item, variant in itertools.product(work, chosen.variants):
-      show(f"{item.network}, batch {item.batch}: {variant}")
-      rows.append(worker.call("measure", item, variant))
-  show.clear()
+  rows = programs.measured(
+    "benchmarks.gpu_program:Compiler", work, chosen.variants
+  )
   report.show(report.make("gpu_program", chosen, rows, DEVICE), table)
 
 

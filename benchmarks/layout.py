@@ -6,20 +6,19 @@
 
 XLA plans that memory twice, in the order of the temporaries' sizes and in that
 of their lives, and keeps the plan that needs less. By size, large ones begin a
-whole number of pages apart, by life anywhere. On a CPU that tells: a kernel
-that reads what lies a few cache lines before what it writes, modulo a page,
-waits for stores to other addresses (4K aliasing). So of two steps with the same
-kernels one takes a few percent longer, and which of them is chance. Look here
-before believing `optimizer_cost`. `in whole pages` is the share of large
-temporaries that begin so many; compiles, and measures no time.
+whole number of pages apart, by life anywhere. On a CPU that tells, likely since
+a kernel that reads what lies a few cache lines before what it writes, modulo a
+page, waits for stores to other addresses (4K aliasing). So of two steps with
+the same kernels one takes a few percent longer, and which of them is chance.
+Look here before believing `optimizer_cost`. `in whole pages` is the share of
+large temporaries that begin so many; compiles, and measures no time.
 """
 
 import argparse
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import arguments, optimizer_cost, report, workers
+from benchmarks import arguments, optimizer_cost, programs, report
 from benchmarks.workload import Workload
 
 _PAGE = 4096
@@ -47,8 +46,8 @@ class Layout(NamedTuple):
     return sum(offset % _PAGE == 0 for offset in offsets) / len(offsets)
 
 
-def of(compiled: Any) -> Layout | None:
-  """The layout of a program, a `jax.stages.Compiled`; None if it has none."""
+def of(compiled: Any) -> Layout:
+  """The layout of a program, a `jax.stages.Compiled`; empty without any."""
   assignment = compiled.memory_analysis().serialized_buffer_assignment_proto
   found = []
   for number, allocation in _fields(assignment):
@@ -58,12 +57,12 @@ def of(compiled: Any) -> Layout | None:
     if any(value for number, value in fields if number in _NO_TEMPORARIES):
       continue
     size = next((value for number, value in fields if number == _SIZE), 0)
-    pieces = [
+    assigned = [
       dict(_fields(value)) for number, value in fields if number == _ASSIGNED
     ]
-    pieces = [(one.get(_OFFSET, 0), one.get(_BYTES, 0)) for one in pieces]
+    pieces = [(one.get(_OFFSET, 0), one.get(_BYTES, 0)) for one in assigned]
     found.append(Layout(size, pieces))
-  return max(found, key=lambda layout: layout.size, default=None)
+  return max(found, key=lambda layout: layout.size, default=Layout(0, []))
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
@@ -107,8 +106,8 @@ class Compiled:
       "image_size": work.side,
       "variant": variant,
       "device": step.describe()["device"],
-      "temporary_bytes": found.size if found else 0,
-      "in_whole_pages": found.in_pages if found else 1.0,
+      "temporary_bytes": found.size,
+      "in_whole_pages": found.in_pages,
     }
 
 
@@ -131,30 +130,14 @@ def table(content: dict[str, Any]) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list]:
   """The arguments, checked, and the workloads."""
-  parser = arguments.parser("layout", __doc__)
-  arguments.add_workloads(parser)
-  known = (optimizer_cost.BASE, *optimizer_cost.VARIANTS)
-  parser.add_argument(
-    "--variants",
-    type=arguments.names(known),
-    default="sgd,ovsw+flips/compact",
-    metavar="NAMES",
-    help=f"comma-separated: {', '.join(known)} (default: %(default)s)",
+  return programs.parse(
+    "layout", __doc__, argv, variants="sgd,ovsw+flips/compact"
   )
-  arguments.add_out(parser, "layout")
-  chosen = parser.parse_args(argv)
-  return chosen, arguments.workloads(parser, chosen)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   chosen, work = parse(argv)
-  rows = []
-  show = report.Progress()
-  with workers.Worker("benchmarks.layout:Compiled", {}) as worker:
-    for item, variant in itertools.product(work, chosen.variants):
-      show(f"{item.network}, batch {item.batch}: {variant}")
-      rows.append(worker.call("measure", item, variant))
-  show.clear()
+  rows = programs.measured("benchmarks.layout:Compiled", work, chosen.variants)
   report.show(report.make("layout", chosen, rows, rows[0]["device"]), table)
 
 

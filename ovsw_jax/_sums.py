@@ -22,8 +22,6 @@ import jax.numpy as jnp
 from jax import lax
 
 SMALL = 2**12  # Numbers below which one sum is as fast.
-
-
 _HALVINGS = 4  # Of real numbers, at most so many pay.
 
 

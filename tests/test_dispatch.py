@@ -23,8 +23,8 @@ def dispatch(config, length):
   run = experiment.build(config)
   train = jax.device_put(run.dataset.train)
   order = loop.epoch_order(run.order_key, 0, n=len(train.labels))
-  axes = int(config.replicas > 1)
-  state = carried.pack(run.initial_state(), axes=axes)
+  state = run.initial_state()
+  state = carried.pack(state, axes=state.step.ndim)
   positional = (state, train, order, run.augment_key)
   named = {
     "recipe": run.recipe,

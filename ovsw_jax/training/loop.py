@@ -331,12 +331,11 @@ def _train_epoch(
   run, state, source, step: int, first: int, records: Records, stop
 ):
   """To the epoch's end, or to where it is stopped; the state and its step."""
-  count = run.config.replicas
   epoch, offset = divmod(step, run.steps_per_epoch)
   # Before the first epoch, the initial state was refreshed.
   if epoch and not offset and run.recipe.refresh is not None:
-    state = refreshed(state, recipe=run.recipe, count=count)
-  state = carried.pack(state, axes=int(count > 1))
+    state = refreshed(state, recipe=run.recipe, count=run.config.replicas)
+  state = carried.pack(state, axes=state.step.ndim)
   for length, dispatch in source(step):
     state, metrics = dispatch(state)
     records.put(step, length, metrics)
