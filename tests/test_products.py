@@ -245,3 +245,21 @@ def test_products_under_vmap_and_scan():
   np.testing.assert_allclose(mapped, one_by_one, rtol=1e-6)
   _, scanned = lax.scan(lambda c, part: (c, gradient(w, part)), 0, x)
   np.testing.assert_allclose(scanned, one_by_one, rtol=1e-6)
+
+
+def test_layers_of_a_shape_are_traced_once():
+  traced = []
+
+  def loss(x, kernels):
+    for kernel in kernels:
+      x = products.binary_conv(sign.ste(x), kernel, geometry)
+    return x.sum()
+
+  geometry = products.ConvGeometry(padding=((1, 1), (1, 1)))
+  x, kernel = bits(0, (2, 8, 8, 32)), bits(1, (3, 3, 32, 32))
+  gradient = jax.make_jaxpr(jax.grad(loss))(x, [kernel, kernel, kernel])
+  for eqn in gradient.eqns:
+    if eqn.params.get("name") in ("_forward", "_backward"):
+      traced.append((eqn.params["name"], id(eqn.params["jaxpr"].jaxpr)))
+  assert len(traced) == 6
+  assert len(set(traced)) == 2

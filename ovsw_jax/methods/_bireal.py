@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ovsw_jax import nn, quantizers, sign
 from ovsw_jax.methods._method import Method
+from ovsw_jax.nn import _initializers
 
 __all__ = ["bireal"]
 
@@ -22,6 +23,7 @@ def _within_one(latent: jax.Array) -> jax.Array:
   return (jnp.abs(latent) <= 1).astype(latent.dtype)
 
 
+@_initializers.as_vector
 def _small_positive(key, shape, dtype=jnp.float32):
   return 1e-3 * jax.random.uniform(key, shape, dtype)
 

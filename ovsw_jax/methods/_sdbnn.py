@@ -10,12 +10,13 @@ from flax import linen
 
 from ovsw_jax import nn, sign
 from ovsw_jax.methods._method import Method
+from ovsw_jax.nn import _initializers
 
 __all__ = ["sdbnn", "sdbnn_imagenet"]
 
 _SHIFT_INITS = {
   "he_normal": nn.he_normal,
-  "normal": linen.initializers.normal(0.01),
+  "normal": _initializers.as_vector(linen.initializers.normal(0.01)),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from ovsw_jax import nn as layers
+from ovsw_jax.nn import _initializers
 
 ModuleFactory = Callable[..., Callable[..., Any]]
 Named = (
@@ -21,7 +22,7 @@ ACTIVATIONS: dict[str, ModuleFactory] = {
   "rprelu": layers.RPReLU,
 }
 
-fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+fan_out_normal = _initializers.variance_scaling(2.0, "fan_out", "normal")
 
 INITIALIZERS: dict[str, Callable[..., Any]] = {
   "fan_out_normal": fan_out_normal,

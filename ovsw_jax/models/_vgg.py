@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from ovsw_jax import nn as layers
 from ovsw_jax.models import _options
+from ovsw_jax.nn import _initializers
 
 _WIDTHS = (128, 128, 256, 256, 512, 512)
 _POOLED = (1, 3, 5)  # convolutions followed by 2x2 max pooling
@@ -95,7 +96,7 @@ class VGGSmall(nn.Module):
     x = x.reshape(x.shape[0], -1)
     return layers.Dense(
       self.num_classes,
-      kernel_init=nn.initializers.normal(0.01),
+      kernel_init=_initializers.as_vector(nn.initializers.normal(0.01)),
       bias_init=nn.initializers.zeros,
       name="head",
     )(x)

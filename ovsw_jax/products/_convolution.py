@@ -198,6 +198,8 @@ def packed_conv(
   return lax.platform_dependent(bits, words, **forms, default=unpacked)
 
 
+# Of its own, so that layers of one shape are traced once.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _forward(bits, kernel, geometry, dtype, binary_kernel):
   packed = _pack(bits)
   out = _convolve(bits, packed, kernel, geometry, dtype, binary_kernel)
@@ -206,6 +208,7 @@ def _forward(bits, kernel, geometry, dtype, binary_kernel):
   return out, (packed, kernel, like)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(geometry, dtype, binary_kernel, residuals, gradient):
   del binary_kernel
   packed, kernel, like = residuals
