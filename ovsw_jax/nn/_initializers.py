@@ -34,6 +34,7 @@ def variance_scaling(
   """`nn.initializers.variance_scaling`, drawn as a vector."""
 
   def init(key, shape, dtype=jnp.float32):
+    """Weights of a shape (..., in, out), from a key."""
     if len(shape) < 2:
       raise ValueError(
         f"an initializer by fans got shape {tuple(shape)}; it needs the axes of"
